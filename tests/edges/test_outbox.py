@@ -1,0 +1,362 @@
+import asyncio
+import logging
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from grid_agent.core.model import Cause, Incident, Phase, Step
+from grid_agent.edges.outbox import REMEMBERED, LogOutbox, Outbox
+from grid_agent.edges.slack import SlackClient
+from tests.support.slack_server import SlackServer
+
+AT = 1_732_300_000.0
+CHANNEL = "C0123456789"
+FIRING = Incident(
+    id=7,
+    nodes=("gpu1",),
+    host="10.0.0.11",
+    cause=Cause.PROCESS_GONE,
+    phase=Phase.FIRING,
+    opened_at=AT + 1,
+    failed_at=AT,
+    evidence=("port 35713 refused",),
+    steps=(Step(AT + 1, "told Ray"),),
+)
+REPAIRING = replace(
+    FIRING, phase=Phase.REPAIRING, steps=(*FIRING.steps, Step(AT + 2, "restart by gpu2, attempt 1"))
+)
+RESOLVED = replace(
+    REPAIRING,
+    phase=Phase.RESOLVED,
+    resolved_at=AT + 4.25,
+    steps=(*REPAIRING.steps, Step(AT + 4, "a task ran there")),
+)
+
+
+@pytest.fixture
+def slack(request):
+    with getattr(request, "param", SlackServer)() as server:
+        yield server
+
+
+class Told:
+    """What the outbox told its owner."""
+
+    def __init__(self):
+        self.stuck = []
+        self.delivered = []
+
+
+@pytest.fixture
+async def boxes(slack, tmp_path):
+    """A function that starts an outbox: `async with boxes() as (outbox, told)`."""
+    token_file = tmp_path / "token"
+    token_file.touch(0o600)
+    token_file.write_text("xoxb-test")
+
+    @asynccontextmanager
+    async def start(restored=None, channel="grid-alerts", **changes):
+        told = Told()
+        client = SlackClient(token_file, slack.base_url, timeout_s=changes.pop("timeout_s", 2))
+        delays = {"min_edit_s": 0, "backoff_s": (0.01, 0.02), "refused_s": 0.05} | changes
+        outbox = Outbox(
+            client,
+            channel,
+            "lab",
+            now=lambda: AT + 5,
+            stuck=told.stuck.append,
+            on_delivered=lambda *row: told.delivered.append(row),
+            **delays,
+        )
+        outbox.restore(restored or {})
+        task = asyncio.create_task(outbox.run())
+        yield outbox, told
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await client.close()
+
+    return start
+
+
+def texts(replies):
+    return [reply["text"].partition("failure: ")[2] for reply in replies]
+
+
+STORY = ["told Ray", "restart by gpu2, attempt 1", "a task ran there"]
+
+
+async def until(condition, timeout_s=5):
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_one_message_is_edited_and_every_step_is_a_reply(slack, boxes):
+    async with boxes() as (outbox, told):
+        for incident in (FIRING, REPAIRING, RESOLVED):
+            outbox.put(incident)
+            assert await outbox.drain(5)
+    (message,) = slack.messages
+    assert [edit["text"].split()[1] for edit in message["edits"]] == ["repairing:", "resolved:"]
+    assert texts(message["replies"]) == STORY
+    assert told.delivered[0] == (7, CHANNEL, message["ts"], 0)
+    assert told.delivered[-1] == (7, CHANNEL, message["ts"], 3)
+    assert told.stuck == []
+
+
+async def test_values_put_while_slack_is_busy_are_coalesced(slack, boxes):
+    async with boxes() as (outbox, _):
+        for incident in (FIRING, REPAIRING, RESOLVED):
+            outbox.put(incident)
+        assert await outbox.drain(5)
+    (message,) = slack.messages
+    assert "resolved after 4.2 s" in message["text"]
+    assert message["edits"] == []
+    assert texts(message["replies"]) == STORY
+
+
+async def test_the_same_value_again_sends_nothing(slack, boxes):
+    async with boxes() as (outbox, _):
+        for _ in range(3):
+            outbox.put(FIRING)
+            assert await outbox.drain(5)
+        outbox.put(RESOLVED)
+        assert await outbox.drain(5)
+        count = len(slack.requests)
+        outbox.put(RESOLVED)
+        assert await outbox.drain(5)
+    assert len(slack.requests) == count
+    assert len(slack.messages) == 1
+
+
+async def test_incidents_are_sent_in_the_order_they_came(slack, boxes):
+    async with boxes() as (outbox, _):
+        for number in (3, 1, 2):
+            outbox.put(replace(FIRING, id=number, nodes=(f"gpu{number}",)))
+        assert await outbox.drain(5)
+    assert [message["text"].split(":")[1].strip() for message in slack.messages] == ["gpu3", "gpu1", "gpu2"]
+
+
+@pytest.mark.parametrize("mode", ["drop_before", "drop_after_accept", "http500", "bad_json", "rate_limit"])
+async def test_trouble_loses_and_doubles_nothing(slack, boxes, mode):
+    async with boxes() as (outbox, told):
+        for incident in (FIRING, REPAIRING, RESOLVED):
+            slack.fail(mode, times=2, retry_after_s=0.1)
+            outbox.put(incident)
+            assert await outbox.drain(5)
+    (message,) = slack.messages
+    assert "resolved" in message["text"]
+    assert texts(message["replies"]) == STORY
+    assert told.stuck == []
+
+
+async def test_a_first_message_that_was_accepted_without_an_answer_still_ends_up_current(slack, boxes):
+    slack.fail("drop_after_accept", times=1)
+    async with boxes(backoff_s=(0.1,)) as (outbox, _):
+        outbox.put(FIRING)
+        await until(lambda: slack.messages)
+        outbox.put(RESOLVED)
+        assert await outbox.drain(5)
+    (message,) = slack.messages
+    assert "resolved" in message["text"]
+    assert [edit["text"].split()[1] for edit in message["edits"]] == ["resolved:"]
+
+
+async def test_a_stalling_slack_is_tried_again(slack, boxes):
+    slack.fail("stall", times=1)
+    async with boxes(timeout_s=0.1) as (outbox, _):
+        outbox.put(FIRING)
+        assert await outbox.drain(5)
+    assert len(slack.messages) == 1
+
+
+async def test_retry_after_is_waited_for(slack, boxes):
+    slack.rate_limit(1, retry_after_s=0.3)
+    async with boxes() as (outbox, _):
+        outbox.put(FIRING)
+        assert await outbox.drain(5)
+    first, second = slack.requests[:2]
+    assert second["at"] - first["at"] >= 0.3
+
+
+async def test_backoff_grows_to_its_last_value_and_starts_again_after_a_success(slack, boxes):
+    slack.fail("http500", times=4)
+    async with boxes(backoff_s=(0.05, 0.1, 0.2)) as (outbox, _):
+        outbox.put(FIRING)
+        assert await outbox.drain(5)
+        slack.fail("http500", times=1)
+        outbox.put(REPAIRING)
+        assert await outbox.drain(5)
+    at = [request["at"] for request in slack.requests]
+    gaps = [later - earlier for earlier, later in pairwise(at)]
+    for gap, wanted in zip(gaps, (0.05, 0.1, 0.2, 0.2), strict=False):
+        assert wanted <= gap < wanted + 0.5
+    assert 0.05 <= gaps[6] < 0.2, "one failure, the first wait"
+
+
+async def test_a_long_outage_is_reported_and_so_is_its_end(slack, boxes):
+    slack.fail("http500", times=6)
+    async with boxes() as (outbox, told):
+        outbox.put(FIRING)
+        assert await outbox.drain(5)
+    assert len(told.stuck) == 2
+    assert "HTTP 500" in told.stuck[0]
+    assert told.stuck[1] is None
+
+
+async def test_a_refusal_is_reported_once_and_fixing_slack_brings_the_messages(slack, boxes):
+    slack.ok_false("not_in_channel")
+    async with boxes() as (outbox, told):
+        outbox.put(FIRING)
+        await until(lambda: len(slack.requests) >= 2)
+        outbox.put(RESOLVED)
+        assert told.stuck == ["not_in_channel: invite the app: /invite @grid-agent in the channel"]
+        assert not await outbox.drain(0.01)
+        slack.heal()
+        assert await outbox.drain(5)
+    assert told.stuck[1:] == [None]
+    (message,) = slack.messages
+    assert "resolved" in message["text"]
+    assert texts(message["replies"]) == STORY
+
+
+async def test_edits_are_not_sent_faster_than_asked_and_the_last_one_wins(slack, boxes):
+    async with boxes(min_edit_s=0.3) as (outbox, _):
+        outbox.put(FIRING)
+        await until(lambda: slack.messages)
+        for number in range(20):
+            outbox.put(replace(FIRING, evidence=(f"check {number}",)))
+            await asyncio.sleep(0.01)
+        outbox.put(REPAIRING)
+        assert await outbox.drain(5)
+    (message,) = slack.messages
+    posted = slack.requests[0]["at"]
+    times = [posted, *(edit["at"] for edit in message["edits"])]
+    assert 1 <= len(message["edits"]) <= 2
+    assert all(later - earlier >= 0.29 for earlier, later in pairwise(times))
+    assert "repairing" in message["text"]
+
+
+async def test_a_deleted_message_is_posted_anew(slack, boxes):
+    async with boxes() as (outbox, told):
+        outbox.put(REPAIRING)
+        assert await outbox.drain(5)
+        slack.delete(slack.messages[0]["ts"])
+        outbox.put(RESOLVED)
+        assert await outbox.drain(5)
+    (message,) = slack.messages
+    assert "resolved" in message["text"]
+    assert texts(message["replies"]) == ["a task ran there"]
+    assert told.delivered[-1][2] == message["ts"]
+
+
+class NoReplies(SlackServer):
+    """Takes messages and edits, and refuses every reply."""
+
+    def _post(self, body):
+        return (
+            {"ok": False, "error": "cannot_reply_to_message"} if "thread_ts" in body else super()._post(body)
+        )
+
+
+@pytest.mark.parametrize("slack", [NoReplies], indirect=True)
+async def test_a_channel_that_takes_no_replies_does_not_end_in_a_flood(slack, boxes):
+    async with boxes() as (outbox, told):
+        for incident in (FIRING, REPAIRING, RESOLVED):
+            outbox.put(incident)
+            assert await outbox.drain(5)
+    assert "resolved" in slack.messages[-1]["text"]
+    assert len(slack.messages) <= 3
+    assert told.stuck == []
+
+
+async def test_a_message_slack_will_never_take_does_not_hold_up_the_others(slack, boxes, caplog):
+    slack.ok_false("msg_too_long", times=1)
+    async with boxes() as (outbox, told):
+        outbox.put(FIRING)
+        outbox.put(replace(FIRING, id=8, nodes=("gpu2",)))
+        assert await outbox.drain(5)
+    assert [message["text"].split()[2] for message in slack.messages] == ["gpu2:"]
+    assert "msg_too_long" in caplog.text
+    assert told.stuck == []
+
+
+@pytest.mark.parametrize("persisted", ["snapshot", "on_delivered"])
+async def test_a_thread_survives_a_restart(slack, boxes, persisted):
+    async with boxes() as (outbox, told):
+        outbox.put(REPAIRING)
+        assert await outbox.drain(5)
+        if persisted == "snapshot":
+            kept = {str(key): row for key, row in outbox.snapshot().items()}  # as JSON would keep it
+        else:
+            number, channel_id, ts, steps_posted = told.delivered[-1]
+            kept = {number: {"channel_id": channel_id, "ts": ts, "steps_posted": steps_posted}}
+    async with boxes(restored=kept) as (outbox, _):
+        assert outbox.snapshot().keys() == {7}
+        outbox.put(REPAIRING)
+        assert await outbox.drain(5)
+        if persisted == "snapshot":
+            assert slack.messages[0]["edits"] == []
+        outbox.put(RESOLVED)
+        assert await outbox.drain(5)
+    (message,) = slack.messages
+    assert "resolved" in message["text"]
+    assert texts(message["replies"]) == STORY
+
+
+async def test_a_restored_thread_in_a_channel_that_is_gone_moves_to_the_configured_one(slack, boxes):
+    kept = {7: {"channel_id": "C0OLD", "ts": "1732200000.000100", "steps_posted": 1}}
+    async with boxes(restored=kept) as (outbox, told):
+        outbox.put(REPAIRING)
+        assert await outbox.drain(5)
+    (message,) = slack.messages
+    assert texts(message["replies"]) == STORY[1:2]
+    assert told.stuck == []
+
+
+async def test_what_is_resolved_and_delivered_is_forgotten(slack, boxes):
+    async with boxes() as (outbox, _):
+        outbox.put(RESOLVED)
+        outbox.put(replace(FIRING, id=8))
+        assert await outbox.drain(5)
+        assert outbox.snapshot().keys() == {8}
+
+
+async def test_memory_is_bounded(slack, boxes):
+    async with boxes() as (outbox, _):
+        for number in range(REMEMBERED + 10):
+            outbox.put(replace(RESOLVED, id=number, steps=()))
+        assert await outbox.drain(10)
+        assert outbox._threads == {}
+        assert len(outbox._done) == REMEMBERED
+
+
+async def test_a_callback_that_fails_does_not_end_the_outbox(slack, boxes, caplog):
+    async with boxes() as (outbox, _):
+        outbox._on_delivered = lambda *_: 1 / 0
+        outbox.put(FIRING)
+        await until(lambda: "goes on" in caplog.text)
+        outbox._on_delivered = lambda *_: None
+        outbox.put(RESOLVED)
+        assert await outbox.drain(5)
+    (message,) = slack.messages
+    assert texts(message["replies"]) == STORY
+
+
+async def test_without_slack_one_line_is_logged_per_phase(caplog):
+    caplog.set_level(logging.INFO)
+    outbox = LogOutbox()
+    for incident in (FIRING, FIRING, REPAIRING, REPAIRING, RESOLVED):
+        outbox.put(incident)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "incident 7 firing: gpu1: process gone; told Ray"),
+        ("WARNING", "incident 7 repairing: gpu1: process gone; restart by gpu2, attempt 1"),
+        ("INFO", "incident 7 resolved: gpu1: process gone; a task ran there"),
+    ]
+    assert await outbox.drain(0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await outbox.run()
