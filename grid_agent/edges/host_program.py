@@ -1,0 +1,732 @@
+"""What runs on a host: looks at, ends and starts exactly one raylet; one function from request to answer.
+
+Must never call `ray stop`, choose a process by a name pattern, or signal a pid whose start time was not
+checked just before. Called by `hosts`: in a thread here, by value inside a Ray task, or piped to `python3`
+over SSH; therefore one file, the standard library of Python 3.9 only, and nothing kept between two calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import ipaddress
+import json
+import os
+import pwd
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+POLL_S = 0.02
+TAIL_LINES = 20
+TAIL_CHARS = 4000
+# Ray's own programs, as they stand in argv, and the titles they give themselves. Arguments alone do not make
+# a process part of Ray: a driver or an editor may carry the same address or session directory.
+SCRIPTS = (
+    "/ray/_private/log_monitor.py",
+    "/ray/autoscaler/_private/monitor.py",
+    "/ray/dashboard/dashboard.py",
+    "/ray/dashboard/agent.py",
+    "/ray/_private/runtime_env/agent/main.py",
+    "/ray/_private/workers/setup_worker.py",
+    "/ray/_private/workers/default_worker.py",
+)
+TITLES = ("ray::", "ray-dashboard-")
+
+
+class HostError(Exception):
+    """An operation's named failure; becomes the error answer."""
+
+    def __init__(self, error: str, detail: str, **more: Any) -> None:
+        super().__init__(detail)
+        self.answer = {"ok": False, "error": error, "detail": detail, **more}
+
+
+class Proc(NamedTuple):
+    """One row of /proc. `start` is in clock ticks since boot: with the pid it names a process for good."""
+
+    pid: int
+    start: int
+    state: str
+    ppid: int
+    sid: int
+    comm: str
+    argv: tuple[str, ...]
+
+    @property
+    def program(self) -> str:
+        """Base name of argv[0], `raylet` for example."""
+        return self.argv[0].rsplit("/", 1)[-1] if self.argv else self.comm
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: the script of an interpreter, else the program."""
+        scripts = [word for word in self.argv[1:] if not word.startswith("-")]
+        word = scripts[0] if scripts and self.program.startswith("python") else self.program
+        return word.rsplit("/", 1)[-1][:40].rstrip()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing runs any more, although the row is still there: a zombie."""
+        return self.state in ("Z", "X")
+
+    def option(self, name: str) -> str | None:
+        """Value of `--name=value`, a whole argument, or None."""
+        prefix = f"--{name}="
+        return next((word[len(prefix) :] for word in self.argv if word.startswith(prefix)), None)
+
+    def runs(self, script: str) -> bool:
+        """Whether its interpreter was given this script."""
+        return any(word.endswith(script) for word in self.argv[1:5])
+
+
+def _read(path: str) -> bytes:
+    """The file, or nothing when it has gone or is not ours to read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""
+
+
+def _pids() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]  # noqa: PTH208
+
+
+def _proc(pid: int, *, argv: bool = True) -> Proc | None:
+    data = _read(f"/proc/{pid}/stat")
+    if b")" not in data:
+        return None
+    end = data.rindex(b")")
+    rest = data[end + 2 :].split()
+    words = _read(f"/proc/{pid}/cmdline").split(b"\0") if argv else []
+    return Proc(
+        pid=pid,
+        start=int(rest[19]),
+        state=rest[0].decode(),
+        ppid=int(rest[1]),
+        sid=int(rest[3]),
+        comm=data[data.index(b"(") + 1 : end].decode("utf-8", "replace"),
+        argv=tuple(word.decode("utf-8", "replace") for word in words if word),
+    )
+
+
+def _table() -> dict[int, Proc]:
+    return {proc.pid: proc for proc in map(_proc, _pids()) if proc is not None}
+
+
+def _alive(proc: Proc) -> bool:
+    """Whether this very process still runs: same pid, same start, not a zombie."""
+    now = _proc(proc.pid, argv=False)
+    return now is not None and now.start == proc.start and not now.ended
+
+
+def _state(proc: Proc) -> str:
+    return getattr(_proc(proc.pid, argv=False), "state", "?")
+
+
+def _descendants(table: dict[int, Proc], roots: Iterable[int]) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for proc in table.values():
+        children.setdefault(proc.ppid, []).append(proc.pid)
+    found: set[int] = set()
+    queue = list(roots)
+    while queue:
+        fresh = [pid for pid in children.get(queue.pop(), []) if pid not in found]
+        found.update(fresh)
+        queue.extend(fresh)
+    return found
+
+
+def _environ(pid: int) -> dict[str, str]:
+    """What is left of the environment: a title set later may have overwritten part of it."""
+    rows = _read(f"/proc/{pid}/environ").decode("utf-8", "replace").split("\0")
+    return {key: value for key, _, value in (row.partition("=") for row in rows)}
+
+
+def _open_files(pid: int) -> Iterator[tuple[str, str]]:
+    """Descriptor number and target of each open file that we may see."""
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
+            with contextlib.suppress(OSError):
+                yield number, os.readlink(f"/proc/{pid}/fd/{number}")  # noqa: PTH115
+
+
+def _writes_to(pid: int, wanted: Callable[[str], bool]) -> bool:
+    """Whether it holds such a path open for writing; readers (`tail -f`, the log monitor) do not count."""
+    for number, target in _open_files(pid):
+        if wanted(target):
+            flags = re.search(rb"flags:\s+(\d+)", _read(f"/proc/{pid}/fdinfo/{number}"))
+            if flags and int(flags.group(1), 8) & 3:
+                return True
+    return False
+
+
+def _raylets(table: dict[int, Proc], request: dict[str, Any]) -> list[Proc]:
+    """Every live raylet of the cluster of this request."""
+    address, port = request.get("gcs_address"), request.get("gcs_port")
+    if not address and not port:
+        raise HostError("bad_request", "The request names neither gcs_address nor gcs_port.")
+    rows = [proc for proc in table.values() if proc.program == "raylet" and not proc.ended]
+    if address:
+        return [proc for proc in rows if proc.option("gcs-address") == address]
+    return [proc for proc in rows if (proc.option("gcs-address") or "").endswith(f":{port}")]
+
+
+def _chosen(raylets: list[Proc], name: str | None, node_id: str | None) -> list[Proc]:
+    """Those of this name or this node id; all when neither is given. Whole values: gpu1 is not gpu10."""
+    if name is None and node_id is None:
+        return raylets
+    return [
+        proc
+        for proc in raylets
+        if (name is not None and proc.option("node-name") == name)
+        or (node_id is not None and proc.option("node_id") == node_id)
+    ]
+
+
+class Marks(NamedTuple):
+    """By what the processes of a raylet are known once it is gone."""
+
+    node_ids: set[str]
+    pids: set[int]
+    logs: set[str]
+
+
+def _marks(table: dict[int, Proc], request: dict[str, Any], raylets: Iterable[Proc]) -> Marks:
+    """Marks of the raylets given, and of the one that the request names by node id and pid."""
+    node_id, pid = request.get("node_id"), request.get("raylet_pid")
+    marks = Marks({node_id} if node_id else set(), {pid} if pid else set(), set())
+    for folder in _session_dirs(table, request) if node_id else ():
+        marks.logs.update(_raylet_logs(folder, str(node_id)))
+    for proc in raylets:
+        marks.pids.add(proc.pid)
+        marks.node_ids.update(filter(None, [proc.option("node_id")]))
+        marks.logs.update(filter(None, map(proc.option, ("stdout_filepath", "stderr_filepath"))))
+    return marks
+
+
+def _why_remains(proc: Proc, marks: Marks) -> str | None:
+    """Why this process belonged to one of those raylets, or None."""
+    environ = _environ(proc.pid)
+    if environ.get("RAY_NODE_ID") in marks.node_ids:
+        return "RAY_NODE_ID in its environment"
+    if environ.get("RAY_RAYLET_PID") in {str(pid) for pid in marks.pids}:
+        return "RAY_RAYLET_PID in its environment"
+    if proc.option("node-id") in marks.node_ids:
+        return "--node-id among its arguments"
+    # Ray's agents lose their environment to their new titles, but keep the raylet's output open.
+    if marks.logs and _is_part(proc) and _writes_to(proc.pid, marks.logs.__contains__):
+        return "writes to the raylet's log"
+    return None
+
+
+def _live(table: dict[int, Proc]) -> set[int]:
+    """Raylets of any cluster on this host."""
+    return {pid for pid, proc in table.items() if proc.program == "raylet" and not proc.ended}
+
+
+def _remains(table: dict[int, Proc], marks: Marks, spared: set[int]) -> list[tuple[Proc, str]]:
+    """Live processes of those raylets, except what descends from a raylet that is to live (`spared`)."""
+    if not any(marks):
+        return []
+    kept = _descendants(table, spared) | spared | {os.getpid()}
+    marks = marks._replace(pids=marks.pids - spared)  # a pid used again by another raylet
+    rows = [
+        proc
+        for pid, proc in table.items()
+        if pid not in kept and not proc.ended and proc.program not in ("raylet", "gcs_server")
+    ]
+    return [(proc, why) for proc, why in ((proc, _why_remains(proc, marks)) for proc in rows) if why]
+
+
+def _log_monitors(table: dict[int, Proc], request: dict[str, Any]) -> list[tuple[Proc, str]]:
+    """This cluster's log monitors, if asked for and none of its raylets is left here to need one."""
+    if not request.get("log_monitor") or _raylets(table, request):
+        return []
+    rows = [proc for proc in table.values() if proc.runs(SCRIPTS[0]) and not proc.ended]
+    why = "log monitor of this cluster, which has no raylet here"
+    return [(proc, why) for proc in rows if proc.option("gcs-address") == request.get("gcs_address")]
+
+
+def _signal(proc: Proc, number: int) -> str | None:
+    """Signals this very process; returns why not. A pidfd taken before the check outlasts any reuse."""
+    handle = -1
+    try:
+        if hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal"):
+            with contextlib.suppress(OSError):
+                handle = os.pidfd_open(proc.pid)
+        if not _alive(proc):
+            return "gone"
+        if handle >= 0:
+            signal.pidfd_send_signal(handle, number)
+        else:
+            os.kill(proc.pid, number)
+    except ProcessLookupError:
+        return "gone"
+    except OSError as error:
+        return f"cannot be signalled: {error.strerror}"
+    finally:
+        if handle >= 0:
+            os.close(handle)
+    return None
+
+
+def _wait(procs: Iterable[Proc], seconds: float) -> list[Proc]:
+    """Waits until none of them runs, at most so long; returns those that still do."""
+    until = time.monotonic() + seconds
+    left = [proc for proc in procs if _alive(proc)]
+    while left and time.monotonic() < until:
+        time.sleep(POLL_S)
+        left = [proc for proc in left if _alive(proc)]
+    return left
+
+
+class Ending:
+    """Ends processes, softly and then hard, and keeps the record of it."""
+
+    def __init__(self, term_s: float, kill_s: float) -> None:
+        self.term_s = term_s
+        self.kill_s = kill_s
+        self.sent: dict[Proc, str] = {}
+
+    def _send(self, procs: Iterable[Proc], number: signal.Signals) -> None:
+        for proc in procs:
+            problem = _signal(proc, number)
+            if problem != "gone" or proc not in self.sent:
+                self.sent[proc] = problem or number.name
+
+    def soft(self, procs: list[Proc]) -> list[Proc]:
+        """SIGTERM, or SIGKILL for one that is stopped and would not act on it; returns what stays."""
+        stopped = [proc for proc in procs if _state(proc) in ("T", "t")]
+        self._send(stopped, signal.SIGKILL)
+        self._send([proc for proc in procs if proc not in stopped], signal.SIGTERM)
+        return _wait(procs, self.term_s)
+
+    def hard(self, procs: list[Proc]) -> list[Proc]:
+        """SIGKILL; returns what stays."""
+        self._send(procs, signal.SIGKILL)
+        return _wait(procs, self.kill_s)
+
+    def answer(self) -> dict[str, Any]:
+        """What was ended and by what, and what is left and why."""
+        left = [proc for proc in self.sent if _alive(proc)]
+        ended = [
+            {"pid": proc.pid, "name": proc.name, "signal": sent}
+            for proc, sent in self.sent.items()
+            if proc not in left
+        ]
+        if not left:
+            return {"ok": True, "ended": ended, "left": []}
+        rows = [self._left(proc) for proc in left]
+        words = "; ".join(f"{row['name']} (pid {row['pid']}) {row['why']}" for row in rows[:5])
+        return {**HostError("not_ended", f"Still running: {words}.").answer, "ended": ended, "left": rows}
+
+    def _left(self, proc: Proc) -> dict[str, Any]:
+        state, sent = _state(proc), self.sent[proc]
+        stuck = "waits in the kernel (state D), which no signal ends; usually a disk or a network mount"
+        why = sent if " " in sent else stuck if state == "D" else f"outlived {sent} (state {state})"
+        return {"pid": proc.pid, "start_ticks": proc.start, "name": proc.name, "stat": state, "why": why}
+
+
+def _ending(request: dict[str, Any]) -> Ending:
+    return Ending(float(request.get("term_s", 3.0)), float(request.get("kill_s", 5.0)))
+
+
+def _end_raylets(ending: Ending, request: dict[str, Any], raylets: list[Proc]) -> None:
+    """Ends these raylets and all that belongs to them; descendants are noted before anything is signalled."""
+    table = _table()
+    marks = _marks(table, request, raylets)
+    spared = _live(table) - {proc.pid for proc in raylets}
+    family = [table[pid] for pid in _descendants(table, [proc.pid for proc in raylets]) - {os.getpid()}]
+    ending.hard(ending.soft(raylets))
+    # The raylet's death takes most of the rest along; what has not gone is asked, and then made to.
+    table = _table()
+    fresh = [proc for proc, _ in [*_remains(table, marks, spared), *_log_monitors(table, request)]]
+    known = [proc for proc in family if _alive(proc) and proc.pid not in {one.pid for one in fresh}]
+    left = ending.soft([*known, *fresh])
+    # One more look, for what a hung worker started meanwhile.
+    late = [proc for proc, _ in _remains(_table(), marks, spared)] if known or fresh else []
+    ending.hard([*left, *(proc for proc in late if proc.pid not in {one.pid for one in left})])
+
+
+def end(request: dict[str, Any]) -> dict[str, Any]:
+    """Ends one raylet (or all of its name) and what belongs to it.
+
+    Request: gcs_address, and node_id or (node_name with all_of_name); optional raylet_pid and session_dir
+    (from an earlier look, to find the remains of a raylet that is gone), log_monitor, term_s and kill_s in
+    seconds, each of which is waited at most twice. Answer: ended [{pid, name, signal}], left [].
+    Error `not_ended`: left [{pid, start_ticks, name, stat, why}].
+    """
+    name = request.get("node_name") if request.get("all_of_name") else None
+    if not name and not request.get("node_id"):
+        raise HostError("bad_request", "To end a raylet, give node_id, or node_name with all_of_name.")
+    ending = _ending(request)
+    _end_raylets(ending, request, _chosen(_raylets(_table(), request), name, request.get("node_id")))
+    return ending.answer()
+
+
+def _uptime() -> float:
+    return float(_read("/proc/uptime").split()[0])
+
+
+def _uid(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}").stat().st_uid
+    return None
+
+
+def _row(proc: Proc) -> dict[str, Any]:
+    return {
+        "pid": proc.pid,
+        "start_ticks": proc.start,
+        "node_id": proc.option("node_id"),
+        "node_name": proc.option("node-name"),
+        "gcs_address": proc.option("gcs-address"),
+        "node_ip": proc.option("node_ip_address"),
+        "session_dir": proc.option("session_dir"),
+        "head": "--head" in proc.argv,
+        "uid": _uid(proc.pid),
+        "stat": proc.state,
+        "age_s": round(max(0.0, _uptime() - proc.start / os.sysconf("SC_CLK_TCK")), 2),
+    }
+
+
+def _pressure(kind: str) -> float | None:
+    found = re.search(rb"some avg10=([\d.]+)", _read(f"/proc/pressure/{kind}"))
+    return float(found.group(1)) if found else None
+
+
+def _host() -> dict[str, Any]:
+    memory = dict(re.findall(r"(MemTotal|MemAvailable):\s+(\d+) kB", _read("/proc/meminfo").decode()))
+    return {
+        "load1": round(os.getloadavg()[0], 2),
+        "cpus": os.cpu_count(),
+        "mem_total_mb": int(memory.get("MemTotal", 0)) // 1024,
+        "mem_available_mb": int(memory.get("MemAvailable", 0)) // 1024,
+        "psi": {kind: _pressure(kind) for kind in ("cpu", "memory", "io")},
+        "uptime_s": _uptime(),
+        "boot_id": _read("/proc/sys/kernel/random/boot_id").decode().strip(),
+    }
+
+
+def look(request: dict[str, Any]) -> dict[str, Any]:
+    """Raylets of one cluster on this host, what a dead one left behind, and how the host is.
+
+    Request: gcs_address or gcs_port; node_name, node_id (either selects; neither: all); optional raylet_pid
+    and session_dir of a raylet that may be gone, log_monitor. A zombie is listed apart: it does not live, and
+    it has no arguments left to tell whose it was. `unreadable` counts Ray processes that another user hides.
+    """
+    table = _table()
+    everyone = _raylets(table, request)
+    raylets = _chosen(everyone, request.get("node_name"), request.get("node_id"))
+    lives = any(proc.option("node_id") == request.get("node_id") for proc in everyone)
+    gone = Marks(set(), set(), set()) if lives else _marks(table, request, [])
+    remains = [*_remains(table, gone, _live(table)), *_log_monitors(table, request)]
+    zombies = [proc for proc in table.values() if proc.comm == "raylet" and proc.ended]
+    parts = [proc for proc in table.values() if _is_part(proc)]
+    hidden = [proc for proc in parts if not os.access(f"/proc/{proc.pid}/fd", os.R_OK)]
+    answer = {
+        "ok": True,
+        "raylets": [_row(proc) for proc in raylets],
+        "remains": [{"pid": p.pid, "start_ticks": p.start, "name": p.name, "why": why} for p, why in remains],
+        "zombies": [{"pid": p.pid, "start_ticks": p.start, "name": p.comm} for p in zombies],
+        "host": _host(),
+    }
+    return {**answer, "unreadable": len(hidden)} if hidden else answer
+
+
+def _private_file(path: str, flags: int) -> int:
+    """Opens a file that only we may read, in a folder that only we may enter if it has to be made."""
+    Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    os.fchmod(handle, 0o600)
+    return handle
+
+
+@contextlib.contextmanager
+def _locked(path: str, seconds: float) -> Iterator[None]:
+    """Holds the lock file; the kernel lets go of it when this process ends, however it ends."""
+    handle = _private_file(path, os.O_RDWR)
+    until = time.monotonic() + seconds
+    try:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() >= until:
+                raise HostError("busy", f"Another start holds {path}; try again when it has ended.")
+            time.sleep(POLL_S)
+        yield
+    finally:
+        os.close(handle)
+
+
+def tail(data: bytes) -> str:
+    """The last lines that say something: no colours, at most 20 lines and 4000 characters."""
+    text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]", "", data.decode("utf-8", "replace"))
+    lines = [line.rstrip() for line in text.splitlines() if line.strip(" -\t")]
+    return "\n".join(lines[-TAIL_LINES:])[-TAIL_CHARS:]
+
+
+def _last(path: str, size: int = 65536) -> str:
+    with contextlib.suppress(OSError), Path(path).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        return tail(file.read(size))
+    return ""
+
+
+def _spawn(request: dict[str, Any]) -> subprocess.Popen[bytes]:
+    argv = request["argv"]
+    output = _private_file(request["log"], os.O_WRONLY | os.O_TRUNC)
+    try:
+        # A session of its own: Ray cleans up the process groups of its workers, and this may run inside one.
+        return subprocess.Popen(
+            argv,
+            env=request["env"],
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            close_fds=True,
+        )
+    except OSError as error:
+        advice = "Install Ray there, or correct ray_bin in the cluster file."
+        raise HostError("no_ray", f"Cannot run {argv[0]}: {error.strerror}. {advice}") from None
+    finally:
+        os.close(output)
+
+
+def _exit_code(pid: int, seconds: float) -> int | None:
+    """Exit code of our child, or None when time is up. It is not reaped, so that its pid stays its own."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is not None:
+            return found.si_status
+        time.sleep(POLL_S)
+    return None
+
+
+def _end_session(pid: int) -> None:
+    """Ends what our unreaped child `pid` brought up: its session, and what descends from it."""
+    ending = Ending(0.5, 3.0)
+    for _ in range(2):  # twice, for what was being forked
+        table = _table()
+        session = {proc.pid for proc in table.values() if proc.sid == pid}
+        found = session | _descendants(table, session)
+        ending.hard(ending.soft([table[one] for one in found if one != os.getpid() and not table[one].ended]))
+
+
+def _launch(request: dict[str, Any], wanted: dict[str, Any], timeout_s: float) -> Proc:
+    child = _spawn(request)
+    born: list[Proc] = []
+    try:
+        code = _exit_code(child.pid, timeout_s)
+        born = _chosen(_raylets(_table(), wanted), wanted["node_name"], None) if code == 0 else []
+        if born:
+            return max(born, key=lambda proc: proc.start)
+    finally:
+        if not born:
+            _end_session(child.pid)
+        child.wait()
+    lines = _last(request["log"])
+    if code is None:
+        late = f"Not up within {timeout_s} s; what this start had brought up was ended."
+        raise HostError("timeout", f"{late} {lines}".strip())
+    if code == 0:
+        lines = f"The command said that it had succeeded, but no such raylet runs. {lines}"
+    raise HostError(
+        "start_failed", lines or f"The command ended with code {code} and said nothing.", code=code
+    )
+
+
+def start(request: dict[str, Any]) -> dict[str, Any]:
+    """Starts one raylet with exactly this command and environment, under a lock, unless it runs already.
+
+    Request: argv, env, log and lock (paths), timeout_s, node_name, gcs_address; optional lock_wait_s (5).
+    Answer: raylet (as in `look`), took_s. Errors: busy, already_running (with raylet), no_ray, timeout,
+    start_failed (the last lines of its output, and code). After an error nothing of this start is left.
+    """
+    began, timeout_s = time.monotonic(), float(request["timeout_s"])
+    wanted = {"gcs_address": request["gcs_address"], "node_name": request["node_name"]}
+    with _locked(request["lock"], float(request.get("lock_wait_s", 5.0))):
+        running = _chosen(_raylets(_table(), wanted), wanted["node_name"], None)
+        if running:
+            words = f"A raylet named {wanted['node_name']} of {wanted['gcs_address']} runs here already"
+            raise HostError("already_running", f"{words}, pid {running[0].pid}.", raylet=_row(running[0]))
+        raylet = _launch(request, wanted, timeout_s)
+        return {"ok": True, "raylet": _row(raylet), "took_s": round(time.monotonic() - began, 3)}
+
+
+def _is_part(proc: Proc) -> bool:
+    """Whether this is one of Ray's own programs."""
+    if proc.program in ("raylet", "gcs_server") or proc.program.startswith(TITLES):
+        return True
+    return any(map(proc.runs, SCRIPTS)) or "ray.util.client.server" in proc.argv[1:5]
+
+
+def _at_address(proc: Proc, address: str | None) -> bool:
+    if not address:
+        return False
+    host, _, port = address.rpartition(":")
+    if proc.program == "gcs_server":
+        return proc.option("node-ip-address") == host and proc.option("gcs_server_port") == port
+    if "ray.util.client.server" in proc.argv:
+        return proc.option("address") == address
+    return proc.option("gcs-address") == address
+
+
+def _session_dirs(table: dict[int, Proc], request: dict[str, Any]) -> set[str]:
+    """Session directories of this cluster: the one given, and those that its processes here name."""
+    own = [
+        proc for proc in table.values() if _is_part(proc) and _at_address(proc, request.get("gcs_address"))
+    ]
+    named = {proc.option("session_dir") or proc.option("session-dir") for proc in own}
+    return {path.rstrip("/") for path in named | {request.get("session_dir")} if path}
+
+
+def _members(table: dict[int, Proc], request: dict[str, Any]) -> list[Proc]:
+    """Ray's own live processes of this cluster, by its address and by its session directories."""
+    parts = [proc for proc in table.values() if _is_part(proc) and not proc.ended]
+    folders = tuple(path + "/" for path in _session_dirs(table, request))
+
+    def inside(path: str) -> bool:
+        return f"{path}/".startswith(folders)
+
+    def in_session(proc: Proc) -> bool:
+        if proc.option("gcs-address") not in (None, request["gcs_address"]):
+            return False
+        if any(inside(word.partition("=")[2]) for word in proc.argv if word.startswith("--")):
+            return True
+        # A dashboard module has lost its arguments and environment to its title, not its log file.
+        return proc.program.startswith(TITLES) and _writes_to(proc.pid, inside)
+
+    at_address = (proc for proc in parts if _at_address(proc, request["gcs_address"]))
+    return [*at_address, *filter(in_session, parts if folders else ())]
+
+
+def _forget_address(temp_dir: str | None, address: str) -> None:
+    """Ray refuses a new head while this note names an address that some raylet on the host still uses."""
+    note = Path(temp_dir or "/nonexistent") / "ray_current_cluster"
+    with contextlib.suppress(OSError):
+        if note.read_text().strip() == address:
+            note.unlink()
+
+
+def end_cluster(request: dict[str, Any]) -> dict[str, Any]:
+    """Ends everything of one cluster on this host: raylets of workers, the head's raylet, the rest, GCS.
+
+    Request: gcs_address; optional session_dir, temp_dir (its note of the current cluster goes when it names
+    this one), term_s, kill_s in seconds. Answer as for `end`. Another Ray on the host is left alone.
+    """
+    wanted, ending, table = {"gcs_address": request["gcs_address"]}, _ending(request), _table()
+    raylets = _raylets(table, wanted)
+    before = _members(table, request)
+    family = _descendants(table, [proc.pid for proc in before]) - {os.getpid()}
+    for head in (False, True):
+        _end_raylets(ending, wanted, [proc for proc in raylets if ("--head" in proc.argv) is head])
+    known = [*before, *(table[pid] for pid in family), *_members(_table(), request)]
+    left = {(proc.pid, proc.start): proc for proc in known if _alive(proc)}.values()
+    for is_gcs in (False, True):
+        ending.hard(ending.soft([proc for proc in left if (proc.program == "gcs_server") is is_gcs]))
+    _forget_address(request.get("temp_dir"), request["gcs_address"])
+    return ending.answer()
+
+
+def _ip(text: str) -> str:
+    """`0100007F` of /proc/net/tcp to `127.0.0.1`: words of four bytes in the host's byte order."""
+    raw = bytes.fromhex(text)
+    words = [raw[at : at + 4] for at in range(0, len(raw), 4)]
+    address = ipaddress.ip_address(b"".join(w[::-1] if sys.byteorder == "little" else w for w in words))
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def _listeners(host: str | None) -> dict[int, str]:
+    """Port -> socket of every TCP listener (with `host`: of this address or of all addresses)."""
+    found: dict[int, str] = {}
+    for line in [row for name in ("tcp", "tcp6") for row in _read(f"/proc/net/{name}").decode().splitlines()]:
+        fields = line.split()
+        if fields[3] == "0A":
+            address, _, port = fields[1].partition(":")
+            if host is None or _ip(address) in (host, "0.0.0.0", "::"):  # noqa: S104
+                found.setdefault(int(port, 16), f"socket:[{fields[9]}]")
+    return found
+
+
+def _owner(sockets: dict[str, int], socket: str) -> dict[str, Any]:
+    proc = _proc(sockets[socket]) if socket in sockets else None
+    if proc is None:
+        return {"pid": None}
+    user: Any = _uid(proc.pid)
+    with contextlib.suppress(KeyError, TypeError):
+        user = pwd.getpwuid(user).pw_name
+    return {"pid": proc.pid, "name": proc.name, "cmdline": " ".join(proc.argv)[:120], "user": user}
+
+
+def port_owner(request: dict[str, Any]) -> dict[str, Any]:
+    """Who listens on each TCP port.
+
+    Request: ports; optional host, an address. Answer: ports {"6379": {pid, name, cmdline, user}}, where a
+    listener that another user hides is {pid: null}, and null says that nobody listens.
+    """
+    listeners = _listeners(request.get("host"))
+    wanted = {int(port): listeners.get(int(port)) for port in request["ports"]}
+    sought = {socket for socket in wanted.values() if socket}
+    pids = _pids() if sought else []
+    sockets = {target: pid for pid in pids for _, target in _open_files(pid) if target in sought}
+    return {
+        "ok": True,
+        "ports": {str(port): socket and _owner(sockets, socket) for port, socket in wanted.items()},
+    }
+
+
+def _raylet_logs(session_dir: str, node_id: str) -> list[str]:
+    """Output files of the raylet with this id: it writes the id into its first lines."""
+    found = []
+    for out in sorted(Path(session_dir, "logs").glob("raylet*.out")):
+        with contextlib.suppress(OSError), out.open("rb") as file:
+            if node_id.encode() in file.read(16384):
+                found += [str(out), str(out.with_suffix(".err"))]
+    return found
+
+
+def logs(request: dict[str, Any]) -> dict[str, Any]:
+    """Last lines of a raylet's own output. Request: session_dir, node_id. Answer: files [{path, tail}]."""
+    paths = _raylet_logs(request["session_dir"], request["node_id"])
+    return {"ok": True, "files": [{"path": path, "tail": _last(path)} for path in paths]}
+
+
+def handle(request: dict[str, Any]) -> dict[str, Any]:
+    """Answers one request; every failure is an answer too: {ok: false, error, detail}."""
+    known = (look, end, start, end_cluster, port_owner, logs)
+    operations = {operation.__name__: operation for operation in known}
+    try:
+        if request["op"] not in operations:
+            return HostError("bad_request", f"There is no operation {str(request['op'])[:40]!r}.").answer
+        return operations[request["op"]](request)
+    except HostError as error:
+        return error.answer
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return HostError("bad_request", f"{type(error).__name__}: {error}").answer
+    except Exception as error:  # noqa: BLE001  an answer is the only way to say anything from here
+        return HostError("internal", f"{type(error).__name__}: {error}").answer
+
+
+def main() -> None:
+    """One JSON request on standard input, one JSON answer on standard output."""
+    try:
+        answer = handle(json.loads(sys.stdin.buffer.read()))
+    except ValueError as error:
+        answer = HostError("bad_request", f"The request is not JSON: {error}").answer
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,629 @@
+"""The host program against real processes that look like Ray's."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grid_agent.edges import host_program
+from grid_agent.edges.host_program import handle
+
+PORT = 10_000 + os.getpid() % 50_000  # so that two runs at once do not see each other
+GCS = f"192.0.2.9:{PORT}"
+OTHER = f"192.0.2.9:{PORT}0"
+ID1 = "a1" * 28
+ID2 = "b2" * 28
+SLEEP = "import time; time.sleep(60)"
+DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+# A worker: started by its raylet, in a session of its own, so that only its environment tells whose it is.
+PARENT = (
+    "import os, subprocess, time;"
+    "env = {'RAY_RAYLET_PID': str(os.getpid())};"
+    "p = subprocess.Popen([os.readlink('/proc/self/exe'), '-Sc', 'import time; time.sleep(60)'], env=env,"
+    " start_new_session=True);"
+    "print(p.pid, flush=True); time.sleep(60)"
+)
+
+Spawn = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Starts a Python process under any argv[0]; ends what is left afterwards, by its own handle."""
+    procs: list[subprocess.Popen[bytes]] = []
+
+    def begin(argv0: str, *args: str, code: str = SLEEP, **kwargs: Any) -> subprocess.Popen[bytes]:
+        command = [argv0, "-SEc", code, *args]
+        proc = subprocess.Popen(command, executable=sys.executable, stdout=subprocess.PIPE, **kwargs)
+        procs.append(proc)
+        wait_for(lambda: Path(f"/proc/{proc.pid}/cmdline").read_bytes().startswith(argv0.encode()))
+        return proc
+
+    yield begin
+    for proc in procs:
+        proc.kill()
+        proc.wait()
+        if proc.stdout:
+            proc.stdout.close()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def raylet(spawn: Spawn, name: str, node_id: str, gcs: str = GCS, **kwargs: Any) -> subprocess.Popen[bytes]:
+    args = (f"--node_id={node_id}", f"--gcs-address={gcs}", f"--node-name={name}", "--session_dir=/nowhere/s")
+    return spawn("/opt/ray/raylet/raylet", *args, **kwargs)
+
+
+def seen(**request: Any) -> dict[str, Any]:
+    answer = handle({"op": "look", "gcs_address": GCS, **request})
+    assert answer["ok"], answer
+    return answer
+
+
+def pids(rows: list[dict[str, Any]]) -> set[int]:
+    return {row["pid"] for row in rows}
+
+
+def runs(pid: int) -> bool:
+    proc = host_program._proc(pid)
+    return proc is not None and not proc.ended
+
+
+# --- looking ---
+
+
+def test_a_name_is_not_its_prefix_and_a_cluster_not_another(spawn: Spawn) -> None:
+    one = raylet(spawn, "gpu1", ID1)
+    ten = raylet(spawn, "gpu10", ID2)
+    other = raylet(spawn, "gpu1", "c3" * 28, gcs=OTHER)
+    assert pids(seen(node_name="gpu1")["raylets"]) == {one.pid}
+    assert pids(seen(node_name="gpu10")["raylets"]) == {ten.pid}
+    assert pids(seen(node_id=ID2)["raylets"]) == {ten.pid}
+    assert pids(seen()["raylets"]) == {one.pid, ten.pid}
+    by_port = handle({"op": "look", "gcs_port": f"{PORT}0"})
+    assert pids(by_port["raylets"]) == {other.pid}
+
+
+def test_a_row_says_who_and_since_when(spawn: Spawn) -> None:
+    proc = raylet(spawn, "gpu1", ID1)
+    (row,) = seen(node_name="gpu1")["raylets"]
+    assert row["pid"] == proc.pid
+    assert (row["node_id"], row["node_name"], row["gcs_address"]) == (ID1, "gpu1", GCS)
+    assert (row["session_dir"], row["head"], row["uid"]) == ("/nowhere/s", False, os.getuid())
+    assert 0 <= row["age_s"] < 30
+    assert row["start_ticks"] > 0
+    assert row["stat"] in "RSD"
+
+
+def test_a_process_that_only_mentions_a_raylet_is_none(spawn: Spawn) -> None:
+    spawn("python", "/opt/ray/raylet", f"--gcs-address={GCS}", "--node-name=gpu1")
+    spawn("raylet-watcher", f"--gcs-address={GCS}", "--node-name=gpu1")
+    raylet(spawn, "gpu2", ID2, code=SLEEP + f"  # --node-name=gpu1 --gcs-address={GCS}")
+    assert seen(node_name="gpu1")["raylets"] == []
+
+
+def test_a_stopped_raylet_lives_and_says_so(spawn: Spawn) -> None:
+    proc = raylet(spawn, "gpu1", ID1)
+    proc.send_signal(signal.SIGSTOP)
+    wait_for(lambda: seen(node_name="gpu1")["raylets"][0]["stat"] == "T")
+
+
+def test_a_zombie_is_not_alive(tmp_path: Path) -> None:
+    program = tmp_path / "raylet"
+    program.write_bytes(Path("/bin/sleep").read_bytes())
+    program.chmod(0o700)
+    proc = subprocess.Popen([str(program), "60"])
+    proc.kill()
+    os.waitid(os.P_PID, proc.pid, os.WEXITED | os.WNOWAIT)
+    try:
+        answer = seen()
+        assert answer["raylets"] == []
+        assert proc.pid in pids(answer["zombies"])
+    finally:
+        proc.wait()
+
+
+def test_the_host_tells_how_it_is() -> None:
+    host = seen()["host"]
+    assert host["cpus"] >= 1
+    assert 0 < host["mem_available_mb"] <= host["mem_total_mb"]
+    assert set(host["psi"]) == {"cpu", "memory", "io"}
+    assert host["uptime_s"] > 0
+    assert len(host["boot_id"]) == 36
+
+
+def test_what_a_dead_raylet_left_is_found_by_environment(spawn: Spawn) -> None:
+    agent = spawn("ray::DashboardAgent", env={"RAY_NODE_ID": ID1})
+    worker = spawn("ray::IDLE", env={"RAY_RAYLET_PID": "99999991"})
+    spawn("ray::IDLE", env={"RAY_RAYLET_PID": "99999992"})
+    assert pids(seen(node_id=ID1)["remains"]) == {agent.pid}
+    assert pids(seen(node_id=ID1, raylet_pid=99999991)["remains"]) == {agent.pid, worker.pid}
+    assert seen()["remains"] == []
+
+
+def test_what_a_dead_raylet_left_is_found_by_its_log_and_a_reader_is_not(
+    spawn: Spawn, tmp_path: Path
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    log = logs / "raylet.1.out"
+    log.write_text(f"(raylet) main.cc: Setting node ID node_id={ID1}\n")
+    (logs / "raylet.out").write_text(f"(raylet) main.cc: Setting node ID node_id={ID2}\n")
+    with log.open("a") as out, log.open() as into:
+        agent = spawn("ray::DashboardAgent", env={}, stderr=out)
+        spawn("ray::reader", env={}, stdin=into)
+        spawn("some-editor", env={}, stderr=out)
+        (row,) = seen(node_id=ID1, session_dir=str(tmp_path))["remains"]
+    assert row["pid"] == agent.pid
+    assert "log" in row["why"]
+
+
+def test_nothing_remains_of_a_raylet_that_lives(spawn: Spawn) -> None:
+    raylet(spawn, "gpu1", ID1)
+    spawn("ray::DashboardAgent", env={"RAY_NODE_ID": ID1})
+    assert seen(node_id=ID1)["remains"] == []
+
+
+def test_a_log_monitor_is_told_of_only_when_asked_and_needed_by_nobody(spawn: Spawn) -> None:
+    script = "/opt/lib/ray/_private/log_monitor.py"
+    mine = spawn("python", script, f"--gcs-address={GCS}", "--session-dir=/nowhere/s")
+    spawn("python", script, f"--gcs-address={OTHER}", "--session-dir=/nowhere/t")
+    assert seen(node_id=ID1)["remains"] == []
+    assert pids(seen(node_id=ID1, log_monitor=True)["remains"]) == {mine.pid}
+    raylet(spawn, "gpu2", ID2)
+    assert seen(node_id=ID1, log_monitor=True)["remains"] == []
+
+
+# --- ending ---
+
+
+def ended(**request: Any) -> dict[str, Any]:
+    return handle({"op": "end", "gcs_address": GCS, "term_s": 1.0, "kill_s": 3.0, **request})
+
+
+def test_exactly_one_raylet_ends(spawn: Spawn) -> None:
+    one = raylet(spawn, "gpu1", ID1)
+    ten = raylet(spawn, "gpu10", ID2)
+    other = raylet(spawn, "gpu1", ID1, gcs=OTHER)
+    answer = ended(node_name="gpu1", all_of_name=True)
+    assert answer["ok"], answer
+    assert answer["ended"] == [{"pid": one.pid, "name": "raylet", "signal": "SIGTERM"}]
+    assert not runs(one.pid)
+    assert runs(ten.pid)
+    assert runs(other.pid)
+
+
+def test_an_incarnation_ends_and_the_newer_one_of_the_same_name_lives(spawn: Spawn) -> None:
+    old = raylet(spawn, "gpu1", ID1)
+    new = raylet(spawn, "gpu1", ID2)
+    assert ended(node_name="gpu1", node_id=ID1)["ok"]
+    assert (runs(old.pid), runs(new.pid)) == (False, True)
+
+
+def test_all_of_a_name_end(spawn: Spawn) -> None:
+    procs = [raylet(spawn, "gpu1", ID1), raylet(spawn, "gpu1", ID2)]
+    assert pids(ended(node_name="gpu1", all_of_name=True)["ended"]) == {proc.pid for proc in procs}
+
+
+def test_a_name_alone_ends_nothing(spawn: Spawn) -> None:
+    proc = raylet(spawn, "gpu1", ID1)
+    for request in ({"node_name": "gpu1"}, {"all_of_name": True}, {}):
+        assert ended(**request)["error"] == "bad_request"
+    assert handle({"op": "end", "node_id": ID1})["error"] == "bad_request"
+    assert runs(proc.pid)
+
+
+def test_a_stopped_raylet_ends_at_once(spawn: Spawn) -> None:
+    proc = raylet(spawn, "gpu1", ID1)
+    proc.send_signal(signal.SIGSTOP)
+    wait_for(lambda: seen(node_id=ID1)["raylets"][0]["stat"] == "T")
+    began = time.monotonic()
+    answer = ended(node_id=ID1)
+    assert answer["ok"]
+    assert answer["ended"][0]["signal"] == "SIGKILL"
+    assert time.monotonic() - began < 0.9
+
+
+def test_a_raylet_that_ignores_the_request_is_killed(spawn: Spawn) -> None:
+    proc = raylet(spawn, "gpu1", ID1, code=DEAF)
+    assert proc.stdout
+    proc.stdout.readline()
+    answer = ended(node_id=ID1, term_s=0.2)
+    assert answer["ok"]
+    assert answer["ended"] == [{"pid": proc.pid, "name": "raylet", "signal": "SIGKILL"}]
+
+
+def test_workers_in_sessions_of_their_own_end_too(spawn: Spawn) -> None:
+    proc = raylet(spawn, "gpu1", ID1, code=PARENT)
+    assert proc.stdout
+    worker = int(proc.stdout.readline())
+    assert runs(worker)
+    assert ended(node_id=ID1)["ok"]
+    assert not runs(worker)
+
+
+def test_remains_of_a_raylet_long_gone_end_and_those_of_others_live(spawn: Spawn) -> None:
+    agent = spawn("ray::DashboardAgent", env={"RAY_NODE_ID": ID1})
+    neighbour = raylet(spawn, "gpu2", ID2, code=PARENT)
+    assert neighbour.stdout
+    its_worker = int(neighbour.stdout.readline())
+    # The pid of the dead raylet has been used again, by a neighbour: its workers are not ours.
+    answer = ended(node_id=ID1, raylet_pid=neighbour.pid)
+    assert answer["ok"]
+    assert pids(answer["ended"]) == {agent.pid}
+    assert runs(neighbour.pid)
+    assert runs(its_worker)
+
+
+def test_a_pid_used_again_is_not_signalled(spawn: Spawn) -> None:
+    proc = raylet(spawn, "gpu1", ID1)
+    row = host_program._proc(proc.pid)
+    assert row is not None
+    before = row._replace(start=row.start - 1)
+    assert host_program._signal(before, signal.SIGKILL) == "gone"
+    assert not host_program._alive(before)
+    assert runs(proc.pid)
+    assert host_program._signal(row, signal.SIGKILL) is None
+
+
+def test_without_pidfd_the_start_time_is_checked_all_the_same(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    proc = raylet(spawn, "gpu1", ID1)
+    row = host_program._proc(proc.pid)
+    assert row is not None
+    assert host_program._signal(row._replace(start=1), signal.SIGKILL) == "gone"
+    assert runs(proc.pid)
+    assert host_program._signal(row, signal.SIGKILL) is None
+    wait_for(lambda: not runs(proc.pid))
+
+
+def test_what_cannot_be_ended_is_named(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    proc = raylet(spawn, "gpu1", ID1)
+    monkeypatch.setattr(host_program, "_signal", lambda _proc, _number: "cannot be signalled: no permission")
+    answer = ended(node_id=ID1, term_s=0.05, kill_s=0.05)
+    assert (answer["ok"], answer["error"]) == (False, "not_ended")
+    (row,) = answer["left"]
+    assert row["pid"] == proc.pid
+    assert "no permission" in row["why"]
+    assert "no permission" in answer["detail"]
+
+
+def test_nothing_to_end_takes_no_time() -> None:
+    began = time.monotonic()
+    answer = ended(node_name="gpu1", node_id=ID1, all_of_name=True, log_monitor=True)
+    assert answer == {"ok": True, "ended": [], "left": []}
+    assert time.monotonic() - began < 0.5
+
+
+HOSTILE = ["; rm -rf /tmp/x", "$(touch /tmp/x)", "a\nb", "--node-name=gpu1", "", "*", "é"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_only_names(spawn: Spawn, name: str) -> None:
+    bystander = raylet(spawn, "gpu1", ID1)
+    assert seen(node_name=name)["raylets"] == []
+    assert ended(node_name=name, all_of_name=True).get("ended", []) == []
+    assert runs(bystander.pid)
+    proc = raylet(spawn, name, ID2)
+    assert pids(seen(node_name=name)["raylets"]) == {proc.pid}
+
+
+# --- starting ---
+
+FAKE_RAY = """\
+import os, subprocess, sys, time
+name, gcs, what = sys.argv[1:4]
+if what in ("up", "hang", "lie"):
+    if what != "lie":
+        argv = ["/opt/raylet", "-S", "-c", "import time; time.sleep(60)",
+                "--gcs-address=" + gcs, "--node-name=" + name, "--node_id=" + "d4" * 28]
+        subprocess.Popen(argv, executable=sys.executable)
+    time.sleep(60 if what == "hang" else 0.3)
+elif what == "fail":
+    for number in range(100):
+        print("\\x1b[31mline", number, "x" * 300, "\\x1b[0m", flush=True)
+    print("\\x1b[1mRuntimeError: Version mismatch\\x1b[0m", file=sys.stderr)
+    sys.exit(3)
+elif what == "env":
+    stdin, handles = os.readlink("/proc/self/fd/0"), sorted(os.listdir("/proc/self/fd"))
+    print(sorted(os.environ), os.getcwd(), stdin, handles)
+    sys.exit(1)
+"""
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Starts through the program; what came up is ended afterwards through it too."""
+    script = tmp_path / "fake_ray.py"
+    script.write_text(FAKE_RAY)
+
+    def run(what: str, name: str = "gpu1", **more: Any) -> dict[str, Any]:
+        request = {
+            "op": "start",
+            "argv": [sys.executable, "-S", str(script), name, GCS, what],
+            "env": {"PATH": "/usr/bin:/bin"},
+            "log": str(tmp_path / "logs" / "gpu1.log"),
+            "lock": str(tmp_path / "locks" / "gpu1.lock"),
+            "timeout_s": 10,
+            "node_name": name,
+            "gcs_address": GCS,
+        }
+        return handle({**request, **more})
+
+    yield run
+    assert ended(node_id="d4" * 28)["ok"]
+
+
+def test_a_start_brings_up_one_raylet_that_outlives_its_starter(
+    begin: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    answer = begin("up")
+    assert answer["ok"], answer
+    assert answer["took_s"] > 0
+    pid = answer["raylet"]["pid"]
+    proc = host_program._proc(pid)
+    assert proc is not None
+    assert proc.ppid != os.getpid()
+    assert proc.sid != os.getsid(0)
+    held = {target for _, target in host_program._open_files(pid)}
+    assert str(tmp_path / "locks" / "gpu1.lock") not in held
+    for name in ("logs", "locks"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o700
+        (file,) = (tmp_path / name).iterdir()
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_second_start_is_refused_with_the_first(begin: Callable[..., dict[str, Any]]) -> None:
+    first = begin("up")
+    second = begin("up")
+    assert (second["ok"], second["error"]) == (False, "already_running")
+    assert second["raylet"]["pid"] == first["raylet"]["pid"]
+    assert str(first["raylet"]["pid"]) in second["detail"]
+
+
+def test_two_starts_at_once_bring_up_one(begin: Callable[..., dict[str, Any]]) -> None:
+    answers: list[dict[str, Any]] = []
+    threads = [threading.Thread(target=lambda: answers.append(begin("up"))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answer.get("error", "") for answer in answers) == ["", "already_running", "already_running"]
+    assert len(seen(node_name="gpu1")["raylets"]) == 1
+
+
+def test_a_start_does_not_wait_for_another_for_ever(begin: Callable[..., dict[str, Any]]) -> None:
+    thread = threading.Thread(target=lambda: begin("hang", timeout_s=1.0))
+    thread.start()
+    time.sleep(0.3)
+    try:
+        assert begin("up", lock_wait_s=0.1)["error"] == "busy"
+    finally:
+        thread.join()
+
+
+def test_a_start_that_takes_too_long_leaves_nothing(begin: Callable[..., dict[str, Any]]) -> None:
+    answer = begin("hang", timeout_s=0.8)
+    assert answer["error"] == "timeout"
+    assert "0.8 s" in answer["detail"]
+    assert seen(node_name="gpu1")["raylets"] == []
+
+
+def test_a_failed_start_says_why_in_few_words(begin: Callable[..., dict[str, Any]]) -> None:
+    answer = begin("fail")
+    assert (answer["error"], answer["code"]) == ("start_failed", 3)
+    assert "RuntimeError: Version mismatch" in answer["detail"]
+    assert "\x1b" not in answer["detail"]
+    assert len(answer["detail"]) <= host_program.TAIL_CHARS
+    assert answer["detail"].count("\n") < host_program.TAIL_LINES
+
+
+def test_success_without_a_raylet_is_a_failure(begin: Callable[..., dict[str, Any]]) -> None:
+    answer = begin("lie")
+    assert answer["error"] == "start_failed"
+    assert "no such raylet" in answer["detail"]
+
+
+def test_nothing_is_inherited(begin: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_ID", "01000000")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.set_inheritable(True)
+        said = begin("env")["detail"]
+    assert "RAY_JOB_ID" not in said
+    assert "'PATH'" in said
+    assert " / /dev/null " in said
+    assert said.endswith("['0', '1', '2', '3']"), said  # 3 is the listing itself
+
+
+def test_hostile_arguments_stay_arguments(begin: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    name = f"x; touch {tmp_path}/pwned; $(touch {tmp_path}/pwned)\n`touch {tmp_path}/pwned`"
+    answer = begin("up", name=name)
+    assert answer["ok"], answer
+    assert answer["raylet"]["node_name"] == name
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "word"), [("/nowhere/bin/ray", "No such file"), ("/etc/passwd", "Permission")]
+)
+def test_a_missing_ray_is_named(begin: Callable[..., dict[str, Any]], path: str, word: str) -> None:
+    answer = begin("up", argv=[path, "start"])
+    assert answer["error"] == "no_ray"
+    assert path in answer["detail"]
+    assert word in answer["detail"]
+    assert "ray_bin" in answer["detail"]
+
+
+def test_a_log_that_is_a_link_is_not_followed(begin: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("keep")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    assert not begin("fail", log=str(tmp_path / "link"))["ok"]
+    assert (tmp_path / "precious").read_text() == "keep"
+
+
+# --- a whole cluster ---
+
+
+def test_a_cluster_ends_and_the_other_lives(spawn: Spawn, tmp_path: Path) -> None:
+    session = tmp_path / "session_1"
+    (session / "logs").mkdir(parents=True)
+    here, there = f"--session-dir={session}", f"--session-dir={tmp_path}/session_10"
+    lib = "/opt/lib/ray"
+    module_log = (session / "logs" / "dashboard_JobHead.log").open("w")
+    mine = [
+        spawn("gcs_server", f"--gcs_server_port={PORT}", "--node-ip-address=192.0.2.9", here),
+        raylet(spawn, "head", ID1),
+        raylet(spawn, "gpu1", ID2, code=PARENT),
+        spawn("python", f"{lib}/dashboard/dashboard.py", here),
+        spawn("python", f"{lib}/_private/log_monitor.py", here, f"--gcs-address={GCS}"),
+        spawn("python", "-m", "ray.util.client.server", f"--address={GCS}"),
+        spawn("ray-dashboard-JobHead-0", stderr=module_log, env={}),
+    ]
+    module_log.close()
+    other = [
+        spawn("gcs_server", f"--gcs_server_port={PORT}0", "--node-ip-address=192.0.2.9", there),
+        raylet(spawn, "gpu1", ID2, gcs=OTHER),
+        spawn("python", f"{lib}/dashboard/dashboard.py", there),
+        spawn("tail", "-f", f"{session}/logs/raylet.out"),
+        spawn("python", "driver.py", f"--address={GCS}", here),
+    ]
+    (tmp_path / "ray_current_cluster").write_text(GCS)
+    answer = handle(
+        {"op": "end_cluster", "gcs_address": GCS, "temp_dir": str(tmp_path), "term_s": 1, "kill_s": 3}
+    )
+    assert answer["ok"], answer
+    assert {proc.pid for proc in mine} <= pids(answer["ended"])
+    assert [proc.pid for proc in mine if runs(proc.pid)] == []
+    assert [proc.args for proc in other if not runs(proc.pid)] == []
+    assert not (tmp_path / "ray_current_cluster").exists()
+    order = [row["name"] for row in answer["ended"]]
+    assert order.index("raylet") < order.index("gcs_server") == len(order) - 1
+
+
+def test_the_note_of_another_cluster_stays(tmp_path: Path) -> None:
+    note = tmp_path / "ray_current_cluster"
+    note.write_text("192.0.2.9:1")
+    assert handle({"op": "end_cluster", "gcs_address": GCS, "temp_dir": str(tmp_path)})["ok"]
+    assert note.exists()
+
+
+# --- ports and logs ---
+
+
+@pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_listener_has_a_name(family: int, address: str) -> None:
+    try:
+        server = socket.create_server((address, 0), family=socket.AddressFamily(family))
+    except OSError as error:
+        pytest.skip(f"no {address} here: {error}")
+    with server:
+        port = server.getsockname()[1]
+        request = {"op": "port_owner", "ports": [port, 1], "host": address}
+        answer = handle(request)
+        elsewhere = handle({**request, "host": "192.0.2.200"})
+    owner = answer["ports"][str(port)]
+    assert owner["pid"] == os.getpid()
+    assert owner["name"]
+    assert owner["user"]
+    assert len(owner["cmdline"]) <= 120
+    assert answer["ports"]["1"] is None
+    assert elsewhere["ports"][str(port)] is None
+
+
+def test_a_hidden_listener_is_a_listener_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_program, "_open_files", lambda _pid: iter(()))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert handle({"op": "port_owner", "ports": [port]})["ports"][str(port)] == {"pid": None}
+
+
+def test_a_raylets_last_words_are_found_by_its_id(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "raylet.1.out").write_text(f"Setting node ID node_id={ID1}\nstarted\n")
+    (logs / "raylet.1.err").write_text("\x1b[31mdisk full\x1b[0m\n")
+    (logs / "raylet.out").write_text(f"Setting node ID node_id={ID2}\n")
+    answer = handle({"op": "logs", "session_dir": str(tmp_path), "node_id": ID1})
+    assert [Path(file["path"]).name for file in answer["files"]] == ["raylet.1.out", "raylet.1.err"]
+    assert answer["files"][1]["tail"] == "disk full"
+    assert handle({"op": "logs", "session_dir": "/nowhere", "node_id": ID1}) == {"ok": True, "files": []}
+
+
+# --- the door ---
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{}, {"op": "rm"}, {"op": "look"}, {"op": "start"}, {"op": "port_owner", "ports": ["x"]}, {"op": []}],
+)
+def test_nonsense_is_answered(request_: dict[str, Any]) -> None:
+    answer = handle(request_)
+    assert (answer["ok"], answer["error"]) == (False, "bad_request")
+    assert answer["detail"]
+
+
+def test_no_failure_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(host_program, "_table", broken)
+    answer = handle({"op": "look", "gcs_address": GCS})
+    assert (answer["error"], answer["detail"]) == ("internal", "RuntimeError: broken")
+
+
+def ask(command: list[str], payload: bytes, **kwargs: Any) -> dict[str, Any]:
+    done = subprocess.run(command, input=payload, capture_output=True, timeout=20, check=True, **kwargs)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_it_runs_alone_from_standard_input(spawn: Spawn) -> None:
+    proc = raylet(spawn, "gpu1", ID1)
+    program = Path(host_program.__file__)
+    request = json.dumps({"op": "look", "gcs_address": GCS, "node_name": "gpu1"}).encode()
+    answer = ask([sys.executable, "-I", "-S", str(program)], request)
+    assert pids(answer["raylets"]) == {proc.pid}
+    assert ask([sys.executable, "-I", "-S", str(program)], b"{")["error"] == "bad_request"
+
+
+def test_it_travels_by_value(spawn: Spawn) -> None:
+    cloudpickle = pytest.importorskip("ray.cloudpickle")
+    proc = raylet(spawn, "gpu1", ID1)
+    cloudpickle.register_pickle_by_value(host_program)
+    try:
+        payload = cloudpickle.dumps(lambda: host_program.handle({"op": "look", "gcs_address": GCS}))
+    finally:
+        cloudpickle.unregister_pickle_by_value(host_program)
+    code = "import json, sys, pickle; print(json.dumps(pickle.loads(sys.stdin.buffer.read())()))"
+    with tempfile.TemporaryDirectory() as elsewhere:
+        answer = ask([sys.executable, "-W", "ignore", "-c", code], payload, cwd=elsewhere)
+    assert answer["ok"], answer
+    assert pids(answer["raylets"]) == {proc.pid}
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.12", "3.13"])
+def test_other_pythons_understand_it(version: str) -> None:
+    found = sorted(Path("~/.pyenv/versions").expanduser().glob(f"{version}*/bin/python{version}"))
+    python = str(found[0]) if found else shutil.which(f"python{version}")
+    if python is None:
+        pytest.skip(f"no Python {version} here")
+    assert ask([python, "-I", host_program.__file__], b'{"op": "look", "gcs_port": 1}')["ok"]

@@ -1,0 +1,264 @@
+"""The transports, with real processes; ssh itself is played by a small program on PATH."""
+
+import asyncio
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grid_agent.edges import host_program, hosts
+from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget, classify, parse_answer, ssh_argv
+
+LOOK = {"op": "look", "gcs_address": "192.0.2.9:1", "node_name": "gpu1"}
+TARGET = SshTarget(host="gpu1", user="ray", port=2222, key_file="/keys/id", connect_timeout_s=0.2)
+HOSTILE = ["; touch pwned", "$(touch pwned)", "-oProxyCommand=touch pwned", "a\nb", "' \"`x`", "%h %C"]
+
+
+# --- this machine ---
+
+
+async def test_this_machine_answers() -> None:
+    answer = await LocalHost().call(LOOK, 5.0)
+    assert answer["ok"]
+    assert answer["raylets"] == []
+
+
+async def test_this_machine_may_be_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(_request: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.3)
+        return {"ok": True}
+
+    monkeypatch.setattr(host_program, "handle", slow)
+    began = time.monotonic()
+    answer = await LocalHost().call(LOOK, 0.05)
+    assert time.monotonic() - began < 0.25
+    assert (answer["ok"], answer["error"]) == (False, "timeout")
+    assert "0.05 s" in answer["detail"]
+
+
+# --- the command line ---
+
+
+def test_the_command_line_is_strict_and_without_prompts() -> None:
+    argv = ssh_argv(TARGET, "/run/ga")
+    options = {argv[i + 1] for i, word in enumerate(argv) if word == "-o"}
+    assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ForwardAgent=no", "ConnectTimeout=1"} <= options
+    assert {"UserKnownHostsFile=~/.ssh/known_hosts", "ControlPath=/run/ga/%C"} <= options
+    assert argv[-9:] == ["-i", "/keys/id", "-p", "2222", "-l", "ray", "--", "gpu1", hosts.REMOTE_COMMAND]
+
+
+def test_a_socket_path_that_would_be_too_long_is_not_used() -> None:
+    fits = "/" + "d" * (hosts.SOCKET_PATH_LIMIT - hosts.SOCKET_NAME - 1)
+    assert any("ControlPath" in word for word in ssh_argv(TARGET, fits))
+    assert not any("Control" in word for word in ssh_argv(TARGET, fits + "d"))
+    assert not any("Control" in word for word in ssh_argv(TARGET, None))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_configuration_never_reaches_the_remote_command(text: str) -> None:
+    target = SshTarget(host=text, user=text, key_file=text, known_hosts_file=text)
+    argv = ssh_argv(target, "/run/ga")
+    assert argv[-1] == hosts.REMOTE_COMMAND
+    assert argv[-3:-1] == ["--", text]
+    assert argv[argv.index("-l") + 1] == text
+
+
+def test_paths_with_spaces_and_tokens_stay_one_path() -> None:
+    argv = ssh_argv(SshTarget(host="h", user="u", known_hosts_file="/a b/%d"), "/c %d")
+    assert 'UserKnownHostsFile="/a b/%%d"' in argv
+    assert 'ControlPath="/c %%d/%C"' in argv
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client here")
+@pytest.mark.parametrize("control_dir", ["/tmp/ga", "/tmp/g a%d", None])
+def test_the_real_client_accepts_every_option(control_dir: str | None) -> None:
+    target = SshTarget(host="192.0.2.9", user="ray", known_hosts_file="/a b/%d", key_file="/k%k")
+    done = subprocess.run(
+        ["ssh", "-G", *ssh_argv(target, control_dir)[1:]], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "batchmode yes" in done.stdout
+    assert "userknownhostsfile /a b/%d" in done.stdout.replace("%%", "%").replace('"', "")
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "dash", "zsh", "fish", "csh", "tcsh"])
+def test_login_shells_understand_the_remote_command(shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    program = Path(host_program.__file__).read_bytes()
+    payload = b"%d\n" % len(program) + program + json.dumps(LOOK).encode()
+    done = subprocess.run(
+        [shell, "-c", hosts.REMOTE_COMMAND], input=payload, capture_output=True, timeout=20, check=False
+    )
+    answer = parse_answer(done.stdout)
+    assert answer is not None, done.stderr
+    assert answer["raylets"] == []
+
+
+# --- what ssh says ---
+
+UNKNOWN = "No ED25519 host key is known for h and you have requested ...\nHost key verification failed."
+CHANGED = (
+    "@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n@@@@@\nHost key verification failed."
+)
+
+
+@pytest.mark.parametrize(
+    ("rc", "stderr", "error"),
+    [
+        (255, "ssh: connect to host h port 22: No route to host", "no_route"),
+        (255, "ssh: connect to host h port 22: Network is unreachable", "no_route"),
+        (255, "ssh: connect to host h port 22: Connection refused", "refused"),
+        (255, "ssh: connect to host h port 22: Connection timed out", "connect_timeout"),
+        (255, "Connection timed out during banner exchange", "connect_timeout"),
+        (255, "ssh: Could not resolve hostname h: Name or service not known", "unresolved"),
+        (255, UNKNOWN, "host_key_unknown"),
+        (255, CHANGED, "host_key_changed"),
+        (255, "u@h: Permission denied (publickey,password).", "key_refused"),
+        (255, "Received disconnect from h: Too many authentication failures", "key_refused"),
+        (255, "kex_exchange_identification: Connection closed by remote host", "disconnected"),
+        (255, "Timeout, server h not responding.", "disconnected"),
+        (255, "client_loop: send disconnect: Broken pipe", "disconnected"),
+        (255, "", "disconnected"),
+        (-9, "", "disconnected"),
+        (None, "", "disconnected"),
+        (127, "bash: line 1: exec: python3: not found", "command_missing"),
+        (1, "python3 is too old", "python_too_old"),
+        (1, "PermissionError: Permission denied\nConnection refused", "garbage"),
+        (0, "", "garbage"),
+    ],
+)
+def test_what_ssh_says_gets_a_name_and_advice(rc: int | None, stderr: str, error: str) -> None:
+    name, sentence = classify(rc, stderr)
+    assert name == error
+    assert sentence.startswith(" ".join(hosts.ADVICE[error].split()))
+    assert len(sentence) < 700
+
+
+@pytest.mark.parametrize("stdout", [b"", b"hello\n", b"[1]\n", b'{"a": 1}\n', b'{"ok": "yes"}', b"\xff\xfe"])
+def test_what_is_no_answer_is_none(stdout: bytes) -> None:
+    assert parse_answer(stdout) is None
+
+
+def test_an_answer_after_a_login_banner_is_one() -> None:
+    assert parse_answer(b'Welcome!\n{"ok": true}\n') == {"ok": True}
+
+
+# --- the whole way, with a client of our own ---
+
+
+class FakeSsh:
+    """Puts an `ssh` in front of PATH that notes its arguments and runs the given shell lines."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def says(self, lines: str) -> SshHost:
+        script = self.folder / "ssh"
+        script.write_text(
+            f'#!/bin/sh\nprintf "%s\\n" "$*" >> {shlex.quote(str(self.folder))}/calls\n{lines}\n'
+        )
+        script.chmod(0o700)
+        return SshHost(TARGET, None, login_timeout_s=0.3)
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSsh:
+    return FakeSsh(tmp_path, monkeypatch)
+
+
+RUN_IT = 'for last; do :; done; exec sh -c "$last"'  # what sshd does with the command
+
+
+async def test_a_request_goes_there_and_its_answer_comes_back(ssh: FakeSsh) -> None:
+    host = ssh.says(RUN_IT)
+    host._login_s = 5.0
+    answer = await host.call(LOOK, 5.0)
+    assert answer["ok"], answer
+    assert set(answer) >= {"raylets", "remains", "host"}
+    refused = await host.call({"op": "nothing"}, 5.0)
+    assert (refused["error"], refused["detail"]) == ("bad_request", "There is no operation 'nothing'.")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+async def test_hostile_names_arrive_as_names(ssh: FakeSsh, text: str, tmp_path: Path) -> None:
+    host = ssh.says(f"cd {shlex.quote(str(tmp_path))}; {RUN_IT}")
+    host._login_s = 5.0
+    start = {
+        "op": "start",
+        "argv": [text],
+        "env": {},
+        "log": str(tmp_path / "l"),
+        "lock": str(tmp_path / "k"),
+    }
+    answer = await host.call({**start, "timeout_s": 5, "node_name": text, "gcs_address": "192.0.2.9:1"}, 9.0)
+    assert answer["error"] == "no_ray"
+    assert text in answer["detail"]
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ("sleep 9", "login_timeout"),
+        ("echo grid-agent-ready; sleep 9", "timeout"),
+        ("echo 'ssh: connect to host gpu1 port 2222: Connection refused' >&2; exit 255", "refused"),
+        ("cat > /dev/null; exit 127", "command_missing"),
+        ("cat > /dev/null; echo hello", "garbage"),
+        ("yes", "garbage"),
+        ("yes >&2 & sleep 0.1; kill $!; echo grid-agent-ready; exit 3", "garbage"),
+        ("kill -9 $$", "disconnected"),
+    ],
+)
+async def test_every_failure_has_a_name_and_an_end(ssh: FakeSsh, lines: str, error: str) -> None:
+    began = time.monotonic()
+    answer = await ssh.says(lines).call(LOOK, 0.3)
+    assert (answer["ok"], answer["error"]) == (False, error), answer
+    assert answer["detail"].startswith("ray@gpu1:2222: ")
+    assert time.monotonic() - began < 3.0
+
+
+async def test_a_call_that_is_cancelled_ends_its_client(ssh: FakeSsh, tmp_path: Path) -> None:
+    host = ssh.says(f"echo $$ > {shlex.quote(str(tmp_path))}/pid; exec sleep 30")
+    host._login_s = 30.0
+    task = asyncio.create_task(host.call(LOOK, 30.0))
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    proc = host_program._proc(int((tmp_path / "pid").read_text()))
+    assert proc is None or proc.ended
+
+
+async def test_a_kept_connection_is_dropped_after_a_timeout(ssh: FakeSsh, tmp_path: Path) -> None:
+    ssh.says('case "$*" in *"-O exit"*) exit 0;; esac; sleep 9')
+    host = SshHost(TARGET, "/tmp/ga", login_timeout_s=0.1)
+    assert (await host.call(LOOK, 0.1))["error"] == "login_timeout"
+    calls = (tmp_path / "calls").read_text()
+    assert "-O exit -T" in calls
+    assert "-- gpu1\n" in calls
+
+
+async def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    answer = await SshHost(TARGET, None).call(LOOK, 1.0)
+    assert answer["error"] == "no_ssh"
+    assert "OpenSSH" in answer["detail"]
+
+
+def test_the_remote_command_needs_nothing_of_ours(tmp_path: Path) -> None:
+    program = Path(host_program.__file__).read_bytes()
+    payload = b"%d\n" % len(program) + program + b'{"op": "port_owner", "ports": [1]}'
+    env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    command = ["sh", "-c", hosts.REMOTE_COMMAND]
+    done = subprocess.run(command, input=payload, capture_output=True, env=env, cwd=tmp_path, check=True)
+    assert parse_answer(done.stdout) == {"ok": True, "ports": {"1": None}}
