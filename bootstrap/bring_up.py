@@ -1,0 +1,233 @@
+"""The road of a start: look, refuse what cannot work, plan, carry out, wait, and say how it ended.
+
+Holds the start lock all the way. Called by `start`; everything it decides is decided in pure modules.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootstrap import changes, health, machine, ports, state, summary
+from bootstrap.launch import Outcome, Work
+from bootstrap.plan import APP, Action, plan
+from bootstrap.progress import Output, Progress
+from bootstrap.survey import Survey, survey, token
+from bootstrap.wait import Result, settle
+from config import loader, paths, tuning
+from config.settings import Settings
+
+INTERRUPTED_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start under way: `file` is what was asked for, `settings` what will be in force after it."""
+
+    file: Settings
+    settings: Settings
+    seen: Survey
+    output: Output
+    deadline: float
+    config: str | None
+
+
+def bring_up(
+    settings: Settings, output: Output, *, config: str | None, timeout_s: float, redeploy: bool
+) -> int:
+    """Bring the cluster to its file.
+
+    Args:
+        settings: The file.
+        output: Where to write.
+        config: The path of the file as it was given, for the commands shown at the end.
+        timeout_s: Longest wait in all.
+        redeploy: Deploy the application again although it answers.
+
+    Returns:
+        The exit code.
+    """
+    deadline = time.monotonic() + timeout_s
+    state.prepare(machine.here(settings, os.environ).state)
+    with state.only_one(machine.here(settings, os.environ).state):
+        seen = survey(settings, os.environ)
+        busy = _ports_taken(settings, seen)
+        if busy:
+            for line in busy:
+                output.error(line)
+            return 3
+        try:
+            in_force, again = _reconcile(settings, seen, output, redeploy=redeploy)
+        except ValueError:
+            output.error("the file is too different from what runs: stop.py first, then start.py")
+            return 2
+        _write_state(in_force, seen, output)
+        actions = plan(in_force, seen.found, seen.here, redeploy=again)
+        return _carry_out(Start(settings, in_force, seen, output, deadline, config), actions)
+
+
+def _ports_taken(settings: Settings, seen: Survey) -> list[str]:
+    head_runs = seen.head is not None
+    wanted = ports.needs(settings, head_runs=head_runs, app_answers=seen.found.app_answers)
+    if not head_runs and seen.raylets:
+        return []  # what is left of this cluster is ended first, its ports with it
+
+    def ours(holder: Mapping[str, object]) -> bool:
+        return head_runs and str(holder["name"]).startswith("ray::")
+
+    return list(ports.taken(wanted, seen.reach.port_owner, ours=ours))
+
+
+def _reconcile(settings: Settings, seen: Survey, output: Output, *, redeploy: bool) -> tuple[Settings, bool]:
+    """The settings that will be in force, and whether the application has to be deployed for them."""
+    if seen.head is None or seen.settings is None:
+        return settings, redeploy
+    alive = frozenset(seen.raylets)
+    found = changes.differences(seen.settings, settings, alive)
+    if redeploy:
+        found = [difference for difference in found if difference.remedy != changes.REDEPLOY]
+    if found:
+        rows = [(d.key, d.running, d.file, d.remedy) for d in found]
+        output.table("Differs from what runs", ("key", "running", "in the file", "to change it"), rows)
+        output.line()
+    in_force = changes.in_force(seen.settings, settings, alive, redeploy=redeploy)
+    # Nodes that came or went: the agent must know whom to watch.
+    return in_force, redeploy or in_force != seen.settings
+
+
+def _write_state(settings: Settings, seen: Survey, output: Output) -> None:
+    """Everything that the processes about to start will read."""
+    here = seen.here
+    if seen.head is None and settings.ssh is None:
+        folder = paths.temp_dir(settings, settings.head, here.uid)
+        if folder == paths.own_temp_dir(settings.cluster, here.uid):
+            state.make_private_folder(Path(folder))
+    state.keep_token(here.state.api_token)
+    if settings.auth == "token":
+        state.keep_token(here.state.ray_token)
+    if settings.slack is not None:
+        missing = state.copy_slack_token(here.state, settings.slack.token_env, here.environ)
+        if missing:
+            output.warn(missing)
+    state.write_private(here.state.settings, loader.dump(settings))
+    for name in seen.raylets:
+        here.state.stopped_node(name).unlink(missing_ok=True)
+
+
+def _carry_out(start: Start, actions: list[Action]) -> int:
+    seen, settings = start.seen, start.settings
+    names = [node.name for node in settings.nodes] + [APP]
+    with Progress(start.output, names) as progress:
+        work = Work(seen.reach, seen.here.state, progress)
+        kept = set(seen.raylets) - {action.node for action in actions}
+        for name in names:
+            if name in kept:
+                progress.report(name, f"runs already, pid {seen.raylets[name].pid}")
+        try:
+            result = _run(start, actions, work, progress)
+        except KeyboardInterrupt:
+            # Half a head would only hold its port: let the nodes under way come up, and record them.
+            work.abandon()
+            start.output.warn("interrupted: nodes under way still come up; Ctrl-C again leaves at once")
+            work.finish(time.monotonic() + INTERRUPTED_S)
+            if work.outcomes().get(settings.head.name, _LATE).ok:
+                _record(start)
+            raise
+    if APP in result.failed and seen.head is not None and seen.settings is not None:
+        # The old agent is still in force; the next start must see that it differs from the file.
+        state.write_private(seen.here.state.settings, loader.dump(seen.settings))
+    return _finish(start, result, progress)
+
+
+def _run(start: Start, actions: list[Action], work: Work, progress: Progress) -> Result:
+    seen, settings = start.seen, start.settings
+    for stage in sorted({action.stage for action in actions if action.stage < 2}):
+        now = [action for action in actions if action.stage == stage]
+        if stage == 1:
+            seen.reach.gcs_address = seen.here.gcs_address
+        work.begin(now)
+        work.finish(start.deadline)
+        failed = [action.node for action in now if not work.outcomes().get(action.node, _LATE).ok]
+        if failed:
+            return Result(outcomes={name: work.outcomes().get(name, _LATE) for name in failed})
+    _record(start)
+    work.begin([action for action in actions if action.stage == 2])
+    agent = health.Agent(settings, token(settings, seen.here))
+    running = frozenset(node.name for node in settings.nodes if node.name in seen.raylets) | {
+        settings.head.name
+    }
+    return settle(work, running, agent.health, progress, deadline=start.deadline)
+
+
+def _record(start: Start) -> None:
+    """Write down what runs, as soon as the head does: stop.py must find it whatever comes next."""
+    head = start.seen.reach.raylets().get(start.settings.head.name)
+    before = start.seen.record if start.seen.head is not None else None
+    state.write_record(
+        start.seen.here.state,
+        {
+            "cluster": start.settings.cluster,
+            "gcs_address": start.seen.reach.gcs_address,
+            "head_node_id": head.node_id if head else None,
+            "session_dir": head.session_dir if head else None,
+            "started_at": (before or {}).get("started_at")
+            or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "temp_dir": paths.temp_dir(start.settings, start.settings.head, start.seen.here.uid),
+            "system_config": tuning.plan(start.settings.ray).system_config,
+        },
+    )
+
+
+def _finish(start: Start, result: Result, progress: Progress) -> int:
+    """Tables, errors, and the exit code."""
+    output, settings = start.output, start.settings
+    if settings.head.name in result.failed:
+        _show_failures(output, result.failed)
+        return 3
+    good = summary.show_tuning(output, settings, summary.gcs_config(settings.ray.port))
+    summary.show_nodes(output, summary.node_lines(settings, result.body, _notes(start, result)))
+    raylets = start.seen.reach.raylets()
+    pids = {name: raylet.pid for name, raylet in raylets.items()}
+    summary.show_next(
+        output, settings, start.seen.here.state, config=start.config, project=machine.PROJECT, pids=pids
+    )
+    output.line()
+    _show_failures(output, result.failed)
+    for reason in (*result.verdict.waiting, *result.verdict.reasons):
+        output.warn(reason)
+    if not result.in_time:
+        where = "the agent answers" if result.body else f"nothing answers at {health.url(settings)}/health"
+        output.error(f"not settled in time ({where}); logs are in {start.seen.here.state.logs}")
+    code = _code(result, tuning_good=good)
+    words = {0: "pass", 1: "warn", 3: "fail"}[code]
+    output.line(f"{settings.cluster}: {words} after {progress.elapsed():.1f} s")
+    return code
+
+
+def _code(result: Result, *, tuning_good: bool) -> int:
+    if (
+        result.failed
+        or not result.in_time
+        or not tuning_good
+        or result.verdict.status not in {"pass", "warn"}
+    ):
+        return 3
+    return 0 if result.verdict.status == "pass" else 1
+
+
+def _notes(start: Start, result: Result) -> dict[str, str]:
+    notes = dict.fromkeys(start.seen.raylets, "ran already, untouched")
+    for name, outcome in result.outcomes.items():
+        notes[name] = f"started in {outcome.took_s:.1f} s" if outcome.ok else outcome.text
+    return notes
+
+
+def _show_failures(output: Output, failed: Mapping[str, Outcome]) -> None:
+    for name, outcome in failed.items():
+        output.error(f"{name} {outcome.text}")
+        for line in outcome.lines:
+            output.error(f"  {name} | {line}")
+
+
+_LATE = Outcome(False, "failed: did not end in time", 0.0)

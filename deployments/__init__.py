@@ -1,0 +1,1 @@
+"""What Ray Serve runs. Thin: the application is made in grid_agent.compose."""

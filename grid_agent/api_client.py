@@ -1,0 +1,56 @@
+"""Reads a running agent over HTTP. Every failure is one sentence that says what to do.
+
+Used by the command line; knows the paths of the API and nothing of its content.
+"""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TIMEOUT_S = 5.0
+
+
+class ApiError(Exception):
+    """The agent could not be asked; the message is for people."""
+
+
+def get(url: str, path: str, token: str | None = None) -> dict[str, Any]:
+    """The JSON object at `url` + `/cluster` + `path`. 503 with a body is an answer too.
+
+    Raises:
+        ApiError: Nobody answered, or not the agent.
+    """
+    where = f"{_checked(url)}/cluster{path}"
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    try:
+        answer = httpx.get(where, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+    except httpx.TimeoutException:
+        raise ApiError(
+            f"{where} did not answer in {TIMEOUT_S:g} s: is the head overloaded or stopped?"
+        ) from None
+    except httpx.HTTPError as error:
+        raise ApiError(
+            f"nobody answers at {where} ({error}): start the cluster with bootstrap/start.py, "
+            "or name the agent with --url or GRID_AGENT_URL"
+        ) from None
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        raise ApiError(f"{where} asks for the API token: set GRID_AGENT_TOKEN_FILE to the file that holds it")
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict) or answer.status_code not in (
+        httpx.codes.OK,
+        httpx.codes.SERVICE_UNAVAILABLE,
+    ):
+        raise ApiError(f"{where} answered {answer.status_code}, and not as grid-agent does: is --url right?")
+    return body
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ApiError(f"{url!r} is not a URL: write it like {DEFAULT_URL}")
+    return url.rstrip("/")

@@ -1,0 +1,229 @@
+"""The one place where clock, edges, scheduler and core meet.
+
+It builds the agent of one cluster from its settings, runs the jobs on APScheduler and answers reads from
+the loop's snapshot. It decides nothing. Called by `deployments.agent`.
+"""
+
+import asyncio
+import fcntl
+import logging
+import logging.handlers
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from config.paths import StatePaths, temp_dir
+from config.settings import Settings
+from grid_agent import metrics, repair_plan
+from grid_agent.core import messages as m
+from grid_agent.core import report
+from grid_agent.core.model import NodeBelief, Policy, State
+from grid_agent.core.step import begin
+from grid_agent.edges.gcs import Gcs
+from grid_agent.edges.heartbeat import Heartbeats
+from grid_agent.edges.hosts import LocalHost
+from grid_agent.edges.looks import Looks
+from grid_agent.edges.outbox import LogOutbox, Outbox
+from grid_agent.edges.people import StoppedByPeople
+from grid_agent.edges.remote import Probes, Remote
+from grid_agent.edges.slack import SlackClient
+from grid_agent.loop import LIST_UNSETTLED_S, TICK_S, Edges, Loop
+
+LATE_INTERVALS = 3
+MIN_LATE_S = 3.0
+LOCK_POLL_S = 0.2
+DRAIN_S = 2.0
+log = logging.getLogger("grid_agent")
+
+
+def steady_clock() -> Callable[[], float]:
+    """Wall time that cannot jump: read once, then carried on by the monotonic clock."""
+    base = time.time() - time.monotonic()
+    return lambda: base + time.monotonic()
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The core's numbers from the cluster file."""
+    agent = settings.agent
+    return Policy(
+        mode=agent.mode,
+        heartbeat_every_s=agent.heartbeat_every_s,
+        hang_s=agent.hang_s,
+        unreachable_s=agent.unreachable_s,
+        join_s=agent.join_s,
+    )
+
+
+class Agent:
+    """The agent of one cluster, inside one event loop.
+
+    Args:
+        settings: The cluster file.
+        gcs_address: The GCS as Ray's own processes name it, "host:port".
+        environ: The process's environment.
+    """
+
+    def __init__(self, settings: Settings, gcs_address: str, environ: Mapping[str, str]) -> None:
+        self.settings = settings
+        self.paths = StatePaths.of(settings.cluster, environ)
+        self._log_to_file()
+        clock = steady_clock()
+        policy = policy_of(settings)
+        nodes = (
+            NodeBelief(n.name, n.host, n.role, State.JOINING, clock(), expected_gpus=n.num_gpus)
+            for n in settings.nodes
+        )
+        self._slack: SlackClient | None = None
+        self.outbox = self._make_outbox(clock)
+        local = LocalHost()
+        plan = repair_plan.RepairPlan(settings, self.paths, gcs_address, environ)
+        self._heartbeats = Heartbeats(self._feed, settings.agent.heartbeat_every_s)
+        self._gcs = Gcs(gcs_address)
+        edges = Edges(
+            gcs=self._gcs,
+            heartbeats=self._heartbeats,
+            hosts=Looks(lambda _: local, gcs_address, by=settings.head.name),
+            remote=Remote(lambda order: plan.requests(order, self.loop.belief), policy.repair_timeout_s),
+            probes=Probes(temp_dir(settings, settings.head, os.getuid())),
+            people=StoppedByPeople(self.paths.stopped),
+            notifier=self.outbox,
+        )
+        self.loop = Loop(begin(nodes, clock()), policy, clock, edges)
+        self._scheduler = AsyncIOScheduler(timezone=UTC)
+        self._running: list[asyncio.Task[None]] = []
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Begin in the background: wait for the lock that only one agent can hold, then run."""
+        self._running.append(asyncio.create_task(self._live(), name="agent"))
+        self._running.append(asyncio.create_task(self.outbox.run(), name="outbox"))
+
+    async def _live(self) -> None:
+        with _lock_file(self.paths.root / "agent.lock") as lock:
+            while not _locked(lock):  # noqa: ASYNC110 - another process holds it; no event can tell us
+                await asyncio.sleep(LOCK_POLL_S)
+            self._schedule()
+            log.info("watching %s in mode %s", self.settings.cluster, self.settings.agent.mode)
+            try:
+                await self.loop.run()
+            except Exception:
+                log.exception("the loop ended; the health check will have this replica restarted")
+                raise
+            finally:
+                self._scheduler.shutdown(wait=False)
+
+    def _schedule(self) -> None:
+        every = self.settings.agent
+        jobs = (
+            (self.loop.tick, TICK_S),
+            (self.loop.list_nodes, LIST_UNSETTLED_S),
+            (self.loop.beat, every.heartbeat_every_s),
+            (self.loop.probe, every.probe_every_s),
+        )
+        for job, seconds in jobs:
+            self._scheduler.add_job(
+                job,
+                "interval",
+                seconds=seconds,
+                next_run_time=datetime.now(UTC),
+                misfire_grace_time=None,  # the default skips a job that is a second late, in silence
+                coalesce=True,
+                max_instances=1,
+            )
+        logging.getLogger("apscheduler").setLevel(
+            logging.ERROR
+        )  # a sweep that outlasts its interval is no news
+        self._scheduler.start()
+
+    async def stop(self) -> None:
+        """Let go of everything; repairs under way go on in Ray."""
+        await self.outbox.drain(DRAIN_S)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.loop.close()
+        await self._heartbeats.close()
+        await self._gcs.close()
+        if self._slack is not None:
+            await self._slack.close()
+
+    # --- reads, all from memory ---
+
+    def health(self) -> dict[str, Any]:
+        """The body of `/cluster/health`."""
+        return report.health(self.loop.belief, self.loop.clock(), self.loop.policy)
+
+    def metrics(self) -> bytes:
+        """The body of `/cluster/metrics`."""
+        return metrics.text(self.loop.belief, self.loop.clock())
+
+    def late_s(self) -> float | None:
+        """How long the loop has not run, when that is too long; else None."""
+        age_s = self.loop.clock() - self.loop.belief.stepped_at
+        limit_s = max(MIN_LATE_S, LATE_INTERVALS * self.settings.agent.heartbeat_every_s)
+        return age_s if age_s > limit_s else None
+
+    def ready(self) -> bool:
+        """The agent holds the lock, runs, and has heard from the GCS."""
+        return self.late_s() is None and self.loop.belief.observer.gcs_answered_at is not None
+
+    def ever_ran(self) -> bool:
+        """Whether this replica has had the lock: one that waits for it is not sick."""
+        return bool(self._scheduler.running)
+
+    def incidents(self) -> list[dict[str, Any]]:
+        """Every known incident, newest first."""
+        known = self.loop.belief.incidents
+        return [report.incident(known[i]) for i in sorted(known, reverse=True)]
+
+    # --- parts ---
+
+    def _feed(self, event: m.Event) -> None:
+        self.loop.feed(event)
+
+    def _make_outbox(self, clock: Callable[[], float]) -> Outbox | LogOutbox:
+        slack = self.settings.slack
+        if slack is None:
+            return LogOutbox()
+        self._slack = SlackClient(self.paths.slack_token, slack.base_url)
+        return Outbox(
+            self._slack,
+            slack.channel,
+            self.settings.cluster,
+            now=clock,
+            stuck=lambda why: self._feed(m.SlackChanged(why)),
+        )
+
+    def _log_to_file(self) -> None:
+        path = self.paths.logs / "agent.log"
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            handler = logging.handlers.RotatingFileHandler(path, maxBytes=5_000_000, backupCount=3)
+        except OSError as error:
+            log.warning("no log file at %s: %s", path, error)
+            return
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+
+
+def _lock_file(path: Path) -> TextIO:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    return path.open("a")
+
+
+def _locked(file: TextIO) -> bool:
+    """Take the kernel's lock; it goes with the process, however that ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Pure decisions: no ray, asyncio, sockets, subprocess or clock in here."""

@@ -1,0 +1,206 @@
+"""What each event proves about a node, folded into what is believed of it.
+
+It only records: no verdict, no order, no state. Facts about an older incarnation are dropped here, so
+that nothing said of the dead raylet is held against the new one. Called by `step` only.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from grid_agent.core import messages as m
+from grid_agent.core.model import (
+    Belief,
+    Heartbeat,
+    HostView,
+    Incarnation,
+    Miss,
+    NodeBelief,
+    Observer,
+    Raylet,
+    State,
+)
+
+
+def fold(belief: Belief, event: m.Event, now: float) -> Belief:
+    """Return the belief with the facts of one event in it. Unknown nodes are ignored."""
+    match event:
+        case m.NodesListed(rows):
+            return _listed(belief, rows, now)
+        case m.GcsWentSilent() | m.LoopLagged() | m.SlackChanged():
+            return replace(belief, observer=_observer(belief.observer, event, now))
+        case m.PeopleStopped(names):
+            nodes = {k: replace(n, stopped=k in names) for k, n in belief.nodes.items()}
+            return replace(belief, nodes=nodes)
+        case m.Ticked():
+            return belief
+        case _:
+            node = belief.nodes.get(event.node)
+            return belief if node is None else put(belief, _node(node, event, now))
+
+
+def put(belief: Belief, node: NodeBelief) -> Belief:
+    """Return the belief with this node in place of its former self."""
+    if belief.nodes.get(node.name) is node:
+        return belief
+    return replace(belief, nodes={**belief.nodes, node.name: node})
+
+
+def _node(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
+    match event:
+        case m.HostLooked(_, by, raylets, detail):
+            return _looked(node, HostView(now, by, reached=True, raylets=raylets, detail=detail))
+        case m.HostUnreachable(_, by, detail):
+            return _looked(node, HostView(now, by, reached=False, detail=detail))
+        case m.RepairEnded():
+            return _repair_ended(node, event, now)
+        case m.RayTold():
+            return node  # noted when it was ordered
+    return _of_incarnation(node, event, now)
+
+
+def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
+    known = node.incarnation
+    if known is None or getattr(event, "node_id", None) != known.node_id:
+        return node
+    match event:
+        case m.HeartbeatAnswered(_, _, rtt_ms):
+            return replace(node, heartbeat=Heartbeat(answered_at=now, rtt_ms=rtt_ms))
+        case m.HeartbeatMissed(_, _, how, detail):
+            return replace(node, heartbeat=_missed(node.heartbeat, how, detail, now))
+        case m.TaskRan(_, node_id):
+            return replace(node, proven_id=node_id, proof_misses=0)
+        case m.TaskMissed():
+            return replace(node, proof_misses=node.proof_misses + 1)
+        case m.NodeProbed(_, _, report):
+            return replace(node, probe=replace(report, at=now))
+    return node
+
+
+def _looked(node: NodeBelief, view: HostView) -> NodeBelief:
+    before = node.host_view
+    same = before is not None and before.reached == view.reached
+    since = before.since if before is not None and same else view.at
+    return replace(node, host_view=replace(view, since=since))
+
+
+def _missed(beat: Heartbeat, how: Miss, detail: str, now: float) -> Heartbeat:
+    return replace(
+        beat,
+        misses=beat.misses + 1,
+        first_missed_at=now if beat.first_missed_at is None else beat.first_missed_at,
+        last_miss=how,
+        detail=detail,
+    )
+
+
+def _repair_ended(node: NodeBelief, event: m.RepairEnded, now: float) -> NodeBelief:
+    attempts = tuple(
+        replace(a, ended_at=now, ok=event.ok, detail=event.detail, curable=event.curable)
+        if a.number == event.attempt and a.ended_at is None
+        else a
+        for a in node.attempts
+    )
+    return replace(node, attempts=attempts)
+
+
+def _listed(belief: Belief, rows: Iterable[m.NodeRow], now: float) -> Belief:
+    newest: dict[str, m.NodeRow] = {}
+    for row in rows:
+        best = newest.get(row.name)
+        if best is None or (row.started_at_ms, row.alive) > (best.started_at_ms, best.alive):
+            newest[row.name] = row
+    nodes = {name: _row(node, newest.get(name), now) for name, node in belief.nodes.items()}
+    observer = replace(belief.observer, gcs_answered_at=now, gcs_silent_since=None)
+    return replace(belief, nodes=nodes, observer=observer)
+
+
+def _row(node: NodeBelief, row: m.NodeRow | None, now: float) -> NodeBelief:
+    since = now if node.unlisted_at is None else node.unlisted_at
+    if row is None:
+        known = node.incarnation is not None
+        return replace(node, listed_alive=False, unlisted_at=since) if known else node
+    if node.incarnation is None and row.node_id == node.stopped_id and not row.alive:
+        return node
+    if node.incarnation is None or row.node_id != node.incarnation.node_id:
+        node = replace(
+            node,
+            incarnation=Incarnation(row.node_id, row.address, row.port, row.started_at_ms),
+            heartbeat=Heartbeat(),
+            host_view=None,
+            probe=None,
+            proof_asked_at=None,
+            proof_misses=0,
+            listed_alive=None,
+        )
+        since = now
+    gpus = row.gpus if row.alive else node.registered_gpus
+    if (node.listed_alive, node.gcs_detail, node.registered_gpus) == (row.alive, row.death, gpus):
+        return node
+    return replace(
+        node,
+        listed_alive=row.alive,
+        unlisted_at=None if row.alive else since,
+        gcs_detail=row.death,
+        registered_gpus=gpus,
+    )
+
+
+def _observer(observer: Observer, event: m.Event, now: float) -> Observer:
+    match event:
+        case m.GcsWentSilent():
+            since = now if observer.gcs_silent_since is None else observer.gcs_silent_since
+            return replace(observer, gcs_silent_since=since)
+        case m.LoopLagged(lag_ms):
+            return replace(observer, loop_lag_ms=lag_ms)
+        case m.SlackChanged(stuck):
+            return replace(observer, slack_stuck=stuck)
+    return observer
+
+
+def against(node: NodeBelief) -> dict[str, str]:
+    """The independent witnesses that speak against the node's incarnation: who -> what they saw.
+
+    A look at the host counts only while it is as new as what made us look; a GCS row that says ALIVE is
+    evidence of nothing.
+    """
+    seen: dict[str, str] = {}
+    beat, view = node.heartbeat, node.host_view
+    if beat.misses and beat.last_miss is not None:
+        seen["heartbeat"] = f"heartbeat from the head {beat.last_miss}" + (
+            f" ({beat.detail})" if beat.detail else ""
+        )
+    if view is not None and not view.reached and fresh(node):
+        seen["host"] = f"{view.by} cannot reach the host ({view.detail})"
+    elif view is not None and node.incarnation is not None and fresh(node):
+        alive = running(node)
+        seen["host"] = f"{view.by} looked at the host: " + (
+            f"pid {alive.pid} is there, state {alive.stat}" if alive else "no such raylet process"
+        )
+    elif view is not None and view.reached and node.incarnation is None:
+        seen["host"] = f"{view.by} looked at the host: {len(view.raylets)} raylets of this name"
+    if node.listed_alive is False:
+        seen["gcs"] = f"the GCS says DEAD ({node.gcs_detail})" if node.gcs_detail else "the GCS says DEAD"
+    elif node.incarnation is None:
+        seen["gcs"] = "the GCS does not list it"
+    if node.proof_misses:
+        seen["task"] = f"a pinned no-op task missed its deadline {node.proof_misses} times"
+    return seen
+
+
+def running(node: NodeBelief) -> Raylet | None:
+    """The raylet process of this incarnation in the last look at its host, or None."""
+    view, known = node.host_view, node.incarnation
+    if view is None or known is None:
+        return None
+    return next((r for r in view.raylets if r.node_id == known.node_id), None)
+
+
+def fresh(node: NodeBelief) -> bool:
+    """The last look at the host is not older than what made us look."""
+    view = node.host_view
+    if view is None:
+        return False
+    if node.incarnation is None and node.state is not State.JOINING:
+        return True  # nothing of it was ever listed, so nothing newer speaks against the look
+    began = [at for at in (node.heartbeat.first_missed_at, node.unlisted_at) if at is not None]
+    return view.at >= min(began, default=node.since if node.failed_at is None else node.failed_at)

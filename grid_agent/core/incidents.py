@@ -1,0 +1,120 @@
+"""Incidents: opened at a verdict, told step by step, resolved when the nodes are back.
+
+One incident per node at a time; a mass failure makes one for all its nodes. Pure; called by `step`.
+"""
+
+from dataclasses import replace
+
+from grid_agent.core.model import Belief, Cause, Incident, NodeBelief, Phase, State, Step
+
+
+def open_for(belief: Belief, node: NodeBelief, now: float, window_s: float) -> Belief:
+    """Open an incident for a node with a verdict, or join the one of the mass failure under way."""
+    shared = _mass_incident(belief, window_s)
+    if shared is not None:
+        names = (*shared.nodes, node.name)
+        joined = replace(shared, nodes=tuple(dict.fromkeys(names)), steps=_with(shared, now, _found(node)))
+        return _attach(belief, joined, node)
+    incident = Incident(
+        id=belief.next_incident_id,
+        nodes=(node.name,),
+        host=node.host,
+        cause=node.cause or Cause.PROCESS_GONE,
+        phase=Phase.FIRING,
+        opened_at=now,
+        failed_at=node.failed_at if node.failed_at is not None else now,
+        evidence=node.evidence,
+        steps=(Step(now, _found(node)),),
+    )
+    return _attach(replace(belief, next_incident_id=incident.id + 1), incident, node)
+
+
+def add(belief: Belief, node: NodeBelief, text: str, now: float, phase: Phase | None = None) -> Belief:
+    """Add a line to the node's open incident (if any), and set its phase where given."""
+    incident = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
+    if incident is None or not incident.open:
+        return belief
+    told = replace(incident, steps=_with(incident, now, text), phase=phase or incident.phase)
+    if any(n.state is State.GAVE_UP and n.incident_id == told.id for n in belief.nodes.values()):
+        told = replace(told, phase=Phase.NEEDS_PERSON)  # whatever becomes of its other nodes
+    return replace(belief, incidents={**belief.incidents, told.id: told})
+
+
+def resolve(belief: Belief, node: NodeBelief, text: str, now: float) -> Belief:
+    """The node is back: detach it, and resolve its incident when it was the last one."""
+    incident = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
+    nodes = {**belief.nodes, node.name: replace(node, incident_id=None)}
+    belief = replace(belief, nodes=nodes)
+    if incident is None or not incident.open:
+        return belief
+    told = replace(incident, steps=_with(incident, now, text))
+    others = [n for n in nodes.values() if n.incident_id == incident.id]
+    if not others:
+        told = replace(told, phase=Phase.RESOLVED, resolved_at=now)
+    elif all(n.state is not State.GAVE_UP for n in others) and told.phase is Phase.NEEDS_PERSON:
+        told = replace(told, phase=Phase.FIRING)
+    return replace(belief, incidents={**belief.incidents, told.id: told})
+
+
+def merge(belief: Belief, names: tuple[str, ...], now: float) -> Belief:
+    """A mass failure begins: the open incidents of these nodes become one, the oldest."""
+    ids = sorted({i for i in (belief.nodes[name].incident_id for name in names) if i is not None})
+    if not ids:
+        return belief
+    held = [n for n in belief.nodes.values() if n.incident_id in ids]
+    first = belief.incidents[ids[0]]
+    nodes = dict(belief.nodes)
+    incidents = dict(belief.incidents)
+    for old in ids[1:]:
+        gone = incidents[old]
+        text = f"rolled up into incident {first.id}: many nodes at once"
+        incidents[old] = replace(gone, phase=Phase.RESOLVED, resolved_at=now, steps=_with(gone, now, text))
+    for node in held:
+        nodes[node.name] = replace(node, incident_id=first.id)
+    everyone = tuple(dict.fromkeys((*first.nodes, *(n.name for n in held))))
+    incidents[first.id] = replace(first, nodes=everyone)
+    merged = replace(belief, nodes=nodes, incidents=incidents)
+    return add(merged, nodes[held[0].name], "holding: many nodes at once", now)
+
+
+def trim(belief: Belief, keep: int) -> Belief:
+    """Forget the oldest resolved incidents beyond `keep`."""
+    done = [i for i in sorted(belief.incidents) if not belief.incidents[i].open]
+    drop = set(done[: max(0, len(belief.incidents) - keep)])
+    if not drop:
+        return belief
+    return replace(belief, incidents={k: v for k, v in belief.incidents.items() if k not in drop})
+
+
+def opened(belief: Belief) -> int:
+    """How many incidents are not resolved."""
+    return sum(i.open for i in belief.incidents.values())
+
+
+def _mass_incident(belief: Belief, window_s: float) -> Incident | None:
+    """The open incident of the mass failure under way, if one of its nodes has a verdict already."""
+    since = belief.holding_since
+    if since is None:
+        return None
+    ids = sorted(
+        n.incident_id
+        for n in belief.nodes.values()
+        if n.incident_id is not None and n.failed_at is not None and n.failed_at >= since - window_s
+    )
+    return belief.incidents[ids[0]] if ids else None
+
+
+def _attach(belief: Belief, incident: Incident, node: NodeBelief) -> Belief:
+    nodes = {**belief.nodes, node.name: replace(node, incident_id=incident.id)}
+    return replace(belief, nodes=nodes, incidents={**belief.incidents, incident.id: incident})
+
+
+def _with(incident: Incident, now: float, text: str) -> tuple[Step, ...]:
+    if incident.steps and incident.steps[-1].text == text:
+        return incident.steps
+    return (*incident.steps, Step(now, text))
+
+
+def _found(node: NodeBelief) -> str:
+    why = "; ".join(node.evidence)
+    return f"{node.name} is dead: {node.cause}" + (f" ({why})" if why else "")

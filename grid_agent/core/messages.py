@@ -1,0 +1,217 @@
+"""What goes into `step` and what comes out.
+
+Events are past tense: an edge saw this, or an order ended so. Orders are imperative: the shell carries
+them out and feeds the result back as one more event. Nothing here acts.
+"""
+
+from dataclasses import dataclass
+
+from grid_agent.core.model import Cause, Incident, Miss, ProbeReport, Raylet
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time has passed and nothing else happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatAnswered:
+    """The raylet's own health service said SERVING."""
+
+    node: str
+    node_id: str
+    rtt_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatMissed:
+    """The raylet did not answer; `how` says what was seen on the wire."""
+
+    node: str
+    node_id: str
+    how: Miss
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """One row of the GCS node table. `started_at_ms` is the GCS's own clock."""
+
+    name: str
+    node_id: str
+    address: str
+    port: int
+    alive: bool
+    started_at_ms: int
+    is_head: bool = False
+    gpus: int = 0
+    death: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodesListed:
+    """The GCS answered with its node table (dead rows too)."""
+
+    rows: tuple[NodeRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GcsWentSilent:
+    """The GCS did not answer. What it would have said is unknown, not "all dead"."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostLooked:
+    """A look at the host's own process list: every live raylet of this name and cluster."""
+
+    node: str
+    by: str
+    raylets: tuple[Raylet, ...]
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostUnreachable:
+    """Nobody could look at the host."""
+
+    node: str
+    by: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRan:
+    """A no-op task pinned to this incarnation has run there."""
+
+    node: str
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMissed:
+    """The pinned no-op task missed its deadline or could not be placed."""
+
+    node: str
+    node_id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProbed:
+    """The probe actor on the node reported."""
+
+    node: str
+    node_id: str
+    report: ProbeReport
+
+
+@dataclass(frozen=True, slots=True)
+class RayTold:
+    """The GCS took (or refused) our word that an incarnation is dead."""
+
+    node: str
+    node_id: str
+    accepted: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RepairEnded:
+    """A repair task ended. `ok` says the raylet was started, not yet that the node is usable.
+
+    `curable` False: the output shows that trying again cannot help (version, auth, disk).
+    """
+
+    node: str
+    attempt: int
+    ok: bool
+    detail: str
+    curable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LoopLagged:
+    """How late the agent's own loop ran, in milliseconds (0 when on time)."""
+
+    lag_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleStopped:
+    """The complete set of nodes that people have stopped and not started again."""
+
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SlackChanged:
+    """Slack refuses our messages (why), or takes them again (None)."""
+
+    stuck: str | None
+
+
+Event = (
+    Ticked
+    | HeartbeatAnswered
+    | HeartbeatMissed
+    | NodesListed
+    | GcsWentSilent
+    | HostLooked
+    | HostUnreachable
+    | TaskRan
+    | TaskMissed
+    | NodeProbed
+    | RayTold
+    | RepairEnded
+    | LoopLagged
+    | PeopleStopped
+    | SlackChanged
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtHost:
+    """Ask the host itself for its raylets. Ends in HostLooked or HostUnreachable."""
+
+    node: str
+    node_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProveNode:
+    """Run a no-op task pinned to this incarnation. Ends in TaskRan or TaskMissed."""
+
+    node: str
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TellRay:
+    """Report exactly this incarnation as dead to the GCS. Ends in RayTold."""
+
+    node: str
+    node_id: str
+    cause: Cause
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestartWorker:
+    """Fence the old raylet and start a new one, by a task placed on `run_on`. Ends in RepairEnded."""
+
+    node: str
+    run_on: str
+    attempt: int
+    fence_node_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Show this incident, as it is now, to people. One message per incident, edited."""
+
+    incident: Incident
+
+
+Order = LookAtHost | ProveNode | TellRay | RestartWorker | Notify

@@ -1,0 +1,282 @@
+"""What the agent believes: immutable values, one snapshot per step.
+
+Nothing here decides anything. Times are seconds on the loop's clock (wall time that cannot jump);
+durations carry their unit in the name. Read by every module of the core and by the shell.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+Role = Literal["head", "worker"]
+Mode = Literal["observe", "heal"]
+
+
+class State(StrEnum):
+    """Where a host is in its life. The edges between them are in `lifecycle`."""
+
+    JOINING = "JOINING"
+    ALIVE = "ALIVE"
+    SUSPECT = "SUSPECT"
+    DEAD = "DEAD"
+    REPAIRING = "REPAIRING"
+    GAVE_UP = "GAVE_UP"
+    CORDONED = "CORDONED"
+
+
+class Cause(StrEnum):
+    """Why a node is not well, in the words people read."""
+
+    PROCESS_GONE = "process gone"
+    HUNG = "hung"
+    HOST_DOWN = "host down"
+    ZOMBIE = "marked dead, still running"
+    CANNOT_RUN_TASKS = "cannot run tasks"
+    CANNOT_JOIN = "cannot join"
+    OBSERVER_SICK = "observer sick"
+
+
+class Miss(StrEnum):
+    """How a heartbeat failed to answer."""
+
+    REFUSED = "refused"  # ECONNREFUSED from TCP itself: nobody listens on the port
+    TIMED_OUT = "timed out"  # connected or connecting, no answer before the deadline
+    UNREACHABLE = "unreachable"  # no route, host or network unreachable
+    NOT_SERVING = "not serving"  # an answer, but not SERVING
+
+
+class Refusal(StrEnum):
+    """Why the agent may not act. The text is shown in the API, the CLI and Slack."""
+
+    OBSERVING = "mode is observe: the agent reports and never acts"
+    STOPPED_BY_PERSON = "stopped by a person with stop.py; start.py brings it back"
+    ONE_WITNESS = "only one witness so far; two independent ones are needed"
+    IN_FLIGHT = "another repair is under way; one at a time"
+    MASS_FAILURE = "half or more of the workers failed within 10 s; holding until no more fail"
+    GCS_SILENT = "the GCS does not answer; holding every repair"
+    OBSERVER_SICK = "the agent's own loop is late; holding every repair"
+    BACKING_OFF = "the last attempt failed; waiting before the next"
+    NODE_BUDGET = "the attempts for this node are used up; a person must look"
+    CLUSTER_BUDGET = "too many repairs in this cluster lately; waiting"
+    NO_REPAIRER = "no other live node could carry out the repair"
+    HEAD = "the head is not repaired from inside the cluster"
+    NOT_CURABLE = "a restart does not cure this; a person must change something"
+    HOST_UNREACHABLE = "nobody reaches the host; waiting until it answers"
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """One life of a raylet. Ray makes a new `node_id` at each start."""
+
+    node_id: str
+    address: str = ""
+    port: int = 0
+    started_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What the direct checks of one incarnation have shown so far."""
+
+    answered_at: float | None = None
+    rtt_ms: float | None = None
+    misses: int = 0
+    first_missed_at: float | None = None
+    last_miss: Miss | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Raylet:
+    """One raylet process as its host shows it."""
+
+    pid: int
+    node_id: str
+    start_ticks: int = 0
+    stat: str = "S"
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """A look at the host itself: the second witness. `reached` False: nobody could look."""
+
+    at: float
+    by: str
+    reached: bool
+    raylets: tuple[Raylet, ...] = ()
+    detail: str = ""
+    since: float | None = None  # since when every look has been reached, or has not
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """What the probe actor on a node saw. `gpus_seen` is 0 where NVML is absent, None while unknown."""
+
+    at: float
+    gpus_seen: int | None
+    raylet_pid: int | None = None
+    load1: float | None = None
+    mem_available_mb: int | None = None
+    disk_free_mb: int | None = None
+    pressure: Mapping[str, float] = field(default_factory=dict)
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One repair of one node. `ended_at` None: under way."""
+
+    number: int
+    started_at: float
+    run_on: str
+    ended_at: float | None = None
+    ok: bool | None = None
+    detail: str = ""
+    curable: bool = True
+    fence_node_id: str | None = None
+    cause: Cause | None = None
+    told: bool = False  # Ray knows that the fenced incarnation is dead, or there was none
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBelief:
+    """All that is believed of one configured host. `name` is its key for ever."""
+
+    name: str
+    host: str
+    role: Role
+    state: State
+    since: float
+    expected_gpus: int | None = None
+    cause: Cause | None = None
+    evidence: tuple[str, ...] = ()
+    incarnation: Incarnation | None = None
+    proven_id: str | None = None  # the incarnation on which a pinned task has run
+    stopped_id: str | None = None  # the incarnation a person stopped: its dead row is no news
+    listed_alive: bool | None = None  # what the GCS row of `incarnation` says
+    unlisted_at: float | None = None  # since when `listed_alive` is False
+    gcs_detail: str = ""  # Ray's own death text
+    registered_gpus: int | None = None
+    heartbeat: Heartbeat = Heartbeat()
+    host_view: HostView | None = None
+    probe: ProbeReport | None = None
+    failed_at: float | None = None  # when it last left ALIVE
+    look_asked_at: float | None = None
+    proof_asked_at: float | None = None
+    proof_misses: int = 0
+    told_id: str | None = None  # the incarnation Ray has been told about
+    verdict_stands: bool = False  # DEAD, and the facts of this very step still say so
+    attempts: tuple[Attempt, ...] = ()
+    attempts_begun: int = 0  # ever; numbers are never used twice
+    next_attempt_at: float | None = None
+    refusal: Refusal | None = None
+    incident_id: int | None = None
+    stopped: bool = False  # a person stopped it
+
+    @property
+    def in_flight(self) -> bool:
+        """A repair of this node is under way."""
+        return bool(self.attempts) and self.attempts[-1].ended_at is None
+
+
+class Phase(StrEnum):
+    """Where an incident is. Open until RESOLVED."""
+
+    FIRING = "firing"
+    REPAIRING = "repairing"
+    NEEDS_PERSON = "needs a person"
+    RESOLVED = "resolved"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of an incident's story."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One thing that went wrong, from verdict to recovery; a mass failure has many `nodes`."""
+
+    id: int
+    nodes: tuple[str, ...]
+    host: str
+    cause: Cause
+    phase: Phase
+    opened_at: float
+    failed_at: float
+    evidence: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    resolved_at: float | None = None
+
+    @property
+    def open(self) -> bool:
+        """Not resolved yet."""
+        return self.phase is not Phase.RESOLVED
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """The agent's view of itself and of its sources."""
+
+    loop_lag_ms: float = 0.0
+    lagging_since: float | None = None
+    gcs_answered_at: float | None = None
+    gcs_silent_since: float | None = None
+    slack_stuck: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Repairs:
+    """How many repairs this agent has started, and how many of them failed."""
+
+    started: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """The whole snapshot that `step` takes and gives back."""
+
+    started_at: float
+    stepped_at: float
+    nodes: Mapping[str, NodeBelief]
+    incidents: Mapping[int, Incident] = field(default_factory=dict)
+    next_incident_id: int = 1
+    observer: Observer = Observer()
+    holding_since: float | None = None  # mass-failure hold
+    repairs: Repairs = Repairs()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The numbers the core decides by. Seconds. Defaults are the shipped ones.
+
+    `join_s` after which a node that never joined is looked for on its host; `suspect_misses` and
+    `suspect_s` must both be used up before a silent node is suspected; `hang_s` before a silent raylet
+    whose process lives is given up; `unreachable_s` before Ray is told of a host nobody reaches.
+    """
+
+    mode: Mode = "heal"
+    heartbeat_every_s: float = 1.0
+    suspect_misses: int = 2
+    hang_s: float = 90.0
+    unreachable_s: float = 120.0
+    join_s: float = 60.0
+    look_every_s: float = 2.0
+    proof_every_s: float = 5.0
+    repair_timeout_s: float = 90.0
+    node_attempts: int = 4
+    node_window_s: float = 1800.0
+    cluster_attempts: int = 10
+    cluster_window_s: float = 600.0
+    backoff_s: tuple[float, ...] = (2.0, 10.0, 30.0)
+    probation_s: float = 300.0
+    mass_window_s: float = 10.0
+    mass_minimum: int = 2
+    gcs_silent_s: float = 3.0
+    lag_warn_ms: float = 1000.0
+    max_incidents: int = 200

@@ -1,0 +1,157 @@
+"""What people read: `/cluster/health`, the one-sentence status and the story of one node.
+
+Pure views of a belief; answered from memory, whatever hangs elsewhere. Called by the HTTP edge, the CLI's
+server side and the log.
+"""
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from grid_agent.core import incidents, ladder
+from grid_agent.core.model import Belief, Incident, NodeBelief, Policy, State
+
+Status = Literal["pass", "warn", "fail"]
+STALE_S = 10.0  # an answer older than this says nothing about the cluster any more
+GCS_LOST_S = 10.0
+
+
+def iso(at: float) -> str:
+    """A time as UTC ISO 8601 with milliseconds."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def health(belief: Belief, now: float, policy: Policy) -> dict[str, Any]:
+    """The body of `GET /cluster/health`, as documented in docs/http.md."""
+    return {
+        "status": status(belief, now, policy),
+        "time": iso(now),
+        "age_s": round(max(0.0, now - belief.stepped_at), 3),
+        "mode": policy.mode,
+        "paused": None,
+        "observer": observer(belief, now, policy),
+        "nodes": [_node(n, now, policy) for n in belief.nodes.values()],
+        "incidents": {"open": incidents.opened(belief)},
+    }
+
+
+def status(belief: Belief, now: float, policy: Policy) -> Status:
+    """pass, warn or fail by the documented table."""
+    if now - belief.stepped_at > STALE_S or _lost(belief, now):
+        return "fail"
+    worried = (
+        any(n.state is not State.ALIVE for n in belief.nodes.values()),
+        incidents.opened(belief) > 0,
+        any(gpus_differ(n) for n in belief.nodes.values()),
+        observer(belief, now, policy)["status"] != "pass",
+        belief.observer.slack_stuck is not None,
+    )
+    return "warn" if any(worried) else "pass"
+
+
+def _lost(belief: Belief, now: float) -> bool:
+    """Head or GCS unusable, or no worker ALIVE although some are configured."""
+    silent = belief.observer.gcs_silent_since
+    if belief.observer.gcs_answered_at is None or (silent is not None and now - silent > GCS_LOST_S):
+        return True
+    workers = [n for n in belief.nodes.values() if n.role == "worker"]
+    heads = [n for n in belief.nodes.values() if n.role == "head"]
+    return any(n.state is not State.ALIVE for n in heads) or (
+        bool(workers) and all(n.state is not State.ALIVE for n in workers)
+    )
+
+
+def observer(belief: Belief, now: float, policy: Policy) -> dict[str, Any]:
+    """The agent's view of itself; `detail` only when it is not well."""
+    seen, silent = belief.observer, belief.observer.gcs_silent_since
+    doubts = []
+    if seen.loop_lag_ms >= policy.lag_warn_ms:
+        doubts.append(f"the agent's loop runs {seen.loop_lag_ms:.0f} ms late")
+    if silent is not None and now - silent >= policy.gcs_silent_s:
+        doubts.append(f"the GCS has not answered for {now - silent:.0f} s")
+    if belief.holding_since is not None:
+        doubts.append("half or more of the workers are failing at once")
+    if seen.slack_stuck is not None:
+        doubts.append(f"Slack: {seen.slack_stuck}")
+    body: dict[str, Any] = {"status": "warn" if doubts else "pass", "loop_lag_ms": round(seen.loop_lag_ms, 1)}
+    return {**body, "detail": "; ".join(doubts)} if doubts else body
+
+
+def gpus_differ(node: NodeBelief) -> bool:
+    """Fewer GPUs than the file expects or Ray registered; seeing more than asked for is no fault."""
+    expected, registered = node.expected_gpus, node.registered_gpus
+    seen = node.probe.gpus_seen if node.probe else None
+    if expected is not None and registered is not None and registered != expected:
+        return True
+    wanted = max(expected or 0, registered or 0)
+    return seen is not None and seen < wanted
+
+
+def _node(node: NodeBelief, now: float, policy: Policy) -> dict[str, Any]:
+    beat = node.heartbeat
+    age_s = None if beat.answered_at is None else round(now - beat.answered_at, 3)
+    rtt_ms = None if beat.rtt_ms is None else round(beat.rtt_ms, 3)
+    return {
+        "name": node.name,
+        "host": node.host,
+        "role": node.role,
+        "state": str(node.state),
+        "since": iso(node.since),
+        "cause": None if node.cause is None else str(node.cause),
+        "heartbeat": {"age_s": age_s, "rtt_ms": rtt_ms},
+        "gpus": {
+            "expected": node.expected_gpus,
+            "registered": node.registered_gpus,
+            "seen": node.probe.gpus_seen if node.probe else None,
+        },
+        "action": action(node, now, policy),
+    }
+
+
+def action(node: NodeBelief, now: float, policy: Policy) -> str | None:
+    """What is being done about the node, or why nothing is; None for a healthy one."""
+    match node.state:
+        case State.REPAIRING:
+            last = node.attempts[-1]
+            tries = len(ladder.recent(node, now, policy))
+            return f"restarting by a task on {last.run_on}, attempt {tries} of {policy.node_attempts}"
+        case State.DEAD if node.next_attempt_at is not None and now < node.next_attempt_at:
+            return f"next attempt in {node.next_attempt_at - now:.0f} s"
+        case State.DEAD:
+            return None if node.refusal is None else f"held: {node.refusal}"
+        case State.GAVE_UP:
+            return "needs a person: " + (node.attempts[-1].detail if node.attempts else "see why")
+        case State.SUSPECT:
+            return "looking at its host; nothing is restarted on suspicion"
+        case State.CORDONED:
+            return "stopped by a person; start.py brings it back"
+        case State.JOINING:
+            return "waiting for it to join and to run a task"
+    return None
+
+
+def sentence(belief: Belief) -> str:
+    """One line for the log: how many nodes are in which state, and who is not well."""
+    counts = Counter(n.state for n in belief.nodes.values())
+    parts = [f"{counts[s]} {s.value.lower()}" for s in State if counts[s]]
+    sick = [
+        f"{n.name} {n.state}" + (f" ({n.cause})" if n.cause else "")
+        for n in belief.nodes.values()
+        if n.state is not State.ALIVE
+    ]
+    return ", ".join(parts) + (": " + ", ".join(sick) if sick else "")
+
+
+def incident(value: Incident) -> dict[str, Any]:
+    """One incident with its whole timeline, for the API."""
+    return {
+        "id": value.id,
+        "nodes": list(value.nodes),
+        "cause": str(value.cause),
+        "phase": str(value.phase),
+        "failed_at": iso(value.failed_at),
+        "opened_at": iso(value.opened_at),
+        "resolved_at": None if value.resolved_at is None else iso(value.resolved_at),
+        "evidence": list(value.evidence),
+        "steps": [{"at": iso(s.at), "text": s.text} for s in value.steps],
+    }

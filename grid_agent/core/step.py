@@ -1,0 +1,316 @@
+"""The heart: what was seen goes in, what should be done comes out. Read this file first.
+
+Rule 1: everything that changes the belief happens in here, in this order: reflect (facts), judge
+(passive moves), act (orders). Rule 2: no network, no clock, no randomness; `now` is an argument.
+Rule 3: an order's result is one more event, so that nothing is done twice because nobody listened.
+Called by the loop only, with every event since the last call.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from grid_agent.core import evidence, guard, incidents, ladder, lifecycle, placement, verdict
+from grid_agent.core import messages as m
+from grid_agent.core.model import Attempt, Belief, Cause, Heartbeat, NodeBelief, Phase, Policy, Refusal, State
+from grid_agent.core.verdict import Grade
+
+PROVEN_WAIT_S = 30.0  # after a start succeeded: how long until a pinned task must have run
+
+
+def begin(nodes: Iterable[NodeBelief], now: float) -> Belief:
+    """The first belief: every configured node JOINING, nothing known."""
+    return Belief(started_at=now, stepped_at=now, nodes={n.name: n for n in nodes})
+
+
+def step(
+    belief: Belief, events: Iterable[m.Event], now: float, policy: Policy
+) -> tuple[Belief, tuple[m.Order, ...]]:
+    """Fold the events in, judge every node, and say what to do now.
+
+    Returns the new belief and the orders, in the order in which they should be started.
+    """
+    before = belief.incidents
+    for event in events:
+        belief = _tell_story(belief, event, now)
+        belief = evidence.fold(belief, event, now)
+    belief = replace(belief, stepped_at=now)
+    for name in belief.nodes:
+        belief = _settle_attempt(belief, belief.nodes[name], now, policy)
+    for name in belief.nodes:
+        belief = _judge(belief, belief.nodes[name], now, policy)
+    belief = _hold(belief, now, policy)
+    orders: list[m.Order] = []
+    for name in belief.nodes:
+        belief, more = _act(belief, belief.nodes[name], now, policy)
+        orders += more
+    changed = [i for k, i in belief.incidents.items() if before.get(k) is not i]
+    belief = incidents.trim(belief, policy.max_incidents)
+    return belief, (*orders, *(m.Notify(i) for i in changed))
+
+
+# --- reflect: the story people read ------------------------------------------------------------
+
+
+def _tell_story(belief: Belief, event: m.Event, now: float) -> Belief:
+    """Lines that an event adds to an open incident; asked before the event is folded in."""
+    node = belief.nodes.get(getattr(event, "node", ""))
+    if node is None:
+        return belief
+    match event:
+        case m.RayTold(_, node_id, accepted, detail):
+            said = "Ray was told that it is dead" if accepted else f"Ray could not be told ({detail})"
+            text = f"{said} (incarnation {node_id[:8]})"
+        case m.RepairEnded(_, number, True, detail) if node.in_flight and node.attempts[-1].number == number:
+            text = f"attempt {number}: {detail}; waiting for a task to run there"
+        case _:
+            return belief
+    return incidents.add(belief, node, text, now)
+
+
+# --- judge: passive moves ----------------------------------------------------------------------
+
+
+def _settle_attempt(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
+    """A repair that failed, or whose result never became usable, counts as failed: back to DEAD."""
+    if not node.attempts:
+        return belief
+    last = node.attempts[-1]
+    if last.ended_at is None and now - last.started_at < policy.repair_timeout_s:
+        return belief
+    if node.state is not State.REPAIRING:  # it came back, or a person stopped it, before the repair's answer
+        ended = replace(last, ended_at=now, detail="no answer from the repair")
+        unheard = replace(node, attempts=(*node.attempts[:-1], ended))
+        return evidence.put(belief, unheard) if last.ended_at is None else belief
+    if last.ended_at is None:
+        detail = f"no answer from the repair after {policy.repair_timeout_s:.0f} s"
+    elif not last.ok:
+        detail = last.detail
+    elif now - last.ended_at < PROVEN_WAIT_S:
+        return belief
+    else:
+        detail = f"the raylet was started, but no task ran on it within {PROVEN_WAIT_S:.0f} s"
+    failed = ladder.fail(node, detail, now, policy)
+    failed = lifecycle.move(failed, State.DEAD, now, failed.cause)
+    repairs = replace(belief.repairs, failed=belief.repairs.failed + 1)
+    belief = replace(evidence.put(belief, failed), repairs=repairs)
+    return incidents.add(belief, failed, f"attempt {last.number} failed: {detail}", now, Phase.FIRING)
+
+
+def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
+    """Move one node along the edges that facts alone decide."""
+    if node.stopped or node.state is State.CORDONED:
+        return _cordon(belief, node, now)
+    if _usable(node):
+        return _back(belief, node, now)
+    if node.incarnation is None and belief.observer.gcs_silent_since is not None:
+        return belief  # that the GCS does not list it is only known while the GCS answers
+    if node.state is State.ALIVE and not _proven(node):
+        belief = evidence.put(belief, replace(lifecycle.move(node, State.JOINING, now, None), evidence=()))
+        node = belief.nodes[node.name]
+    if node.state in (State.REPAIRING, State.GAVE_UP):
+        return belief
+    found = verdict.judge(node, now, policy)
+    if node.state is State.DEAD:
+        return _judge_again(belief, node, found, now)
+    if found.grade is Grade.SUSPECT or (found.grade is Grade.DEAD and node.role == "head"):
+        moved = lifecycle.move(node, State.SUSPECT, now, found.cause)
+        known = moved.evidence == found.evidence
+        return evidence.put(belief, moved if known else replace(moved, evidence=found.evidence))
+    if found.grade is Grade.DEAD:
+        if node.state is State.ALIVE:
+            node = lifecycle.move(node, State.SUSPECT, now, found.cause)
+        dead = lifecycle.move(node, State.DEAD, now, found.cause)
+        dead = replace(dead, evidence=found.evidence, verdict_stands=True)
+        return incidents.open_for(evidence.put(belief, dead), dead, now, policy.mass_window_s)
+    return belief
+
+
+def _judge_again(belief: Belief, node: NodeBelief, found: verdict.Verdict, now: float) -> Belief:
+    """A verdict lasts as long as its facts: a new incarnation, an answer or a host back in reach void it."""
+    if found.grade is not Grade.DEAD:
+        return evidence.put(belief, replace(node, verdict_stands=False)) if node.verdict_stands else belief
+    if node.verdict_stands and (node.cause, node.evidence) == (found.cause, found.evidence):
+        return belief
+    known = lifecycle.move(node, State.DEAD, now, found.cause)
+    known = replace(known, evidence=found.evidence, verdict_stands=True)
+    belief = evidence.put(belief, known)
+    if found.cause is node.cause:
+        return belief
+    again = "the host answers again" if node.cause is Cause.HOST_DOWN else "looked at again"
+    return incidents.add(belief, known, f"{node.name}, {again}: {found.cause}", now)
+
+
+def _proven(node: NodeBelief) -> bool:
+    return node.incarnation is not None and node.proven_id == node.incarnation.node_id
+
+
+def _usable(node: NodeBelief) -> bool:
+    """A pinned task has run on the newest incarnation, and nothing speaks against it since.
+
+    Under repair only a new incarnation counts: the old one may answer until the fence ends it.
+    """
+    if not _proven(node) or node.listed_alive is False or node.heartbeat.misses:
+        return False
+    return node.state is not State.REPAIRING or node.proven_id != node.attempts[-1].fence_node_id
+
+
+def _back(belief: Belief, node: NodeBelief, now: float) -> Belief:
+    if node.state is State.ALIVE:
+        return belief
+    was_open = node.incident_id is not None
+    took_s = now - node.failed_at if node.failed_at is not None else now - node.since
+    alive = replace(
+        lifecycle.move(node, State.ALIVE, now, None), evidence=(), refusal=None, next_attempt_at=None
+    )
+    belief = evidence.put(belief, alive)
+    if not was_open:
+        return belief
+    text = f"{node.name} is ALIVE: a task pinned to it has run, {took_s:.1f} s after it failed"
+    return incidents.resolve(belief, alive, text, now)
+
+
+def _cordon(belief: Belief, node: NodeBelief, now: float) -> Belief:
+    if node.stopped and node.state is not State.CORDONED:
+        cordoned = lifecycle.move(node, State.CORDONED, now, None)
+        belief = evidence.put(belief, replace(cordoned, evidence=(), refusal=None))
+        return incidents.resolve(belief, belief.nodes[node.name], f"a person stopped {node.name}", now)
+    if not node.stopped:
+        return evidence.put(belief, _released(lifecycle.move(node, State.JOINING, now, None)))
+    return belief
+
+
+def _released(node: NodeBelief) -> NodeBelief:
+    """Start from nothing, and leave start.py the time to start it: the stopped raylet's row is no news."""
+    known = node.incarnation
+    return replace(
+        node,
+        stopped_id=known.node_id if known else node.stopped_id,
+        incarnation=None,
+        listed_alive=None,
+        unlisted_at=None,
+        heartbeat=Heartbeat(),
+        host_view=None,
+        proven_id=None,
+        proof_misses=0,
+        attempts=tuple(a for a in node.attempts if a.ended_at is None),
+        next_attempt_at=None,
+    )
+
+
+def _hold(belief: Belief, now: float, policy: Policy) -> Belief:
+    """Many nodes at once: more likely the observer or the network than the nodes. Hold every repair."""
+    mass = guard.mass_failure(belief, now, policy)
+    if mass and belief.holding_since is None:
+        belief = replace(belief, holding_since=now)
+        return incidents.merge(belief, guard.failing(belief, now, policy), now)
+    if not mass and belief.holding_since is not None:
+        return replace(belief, holding_since=None)
+    return belief
+
+
+# --- act: orders -------------------------------------------------------------------------------
+
+
+def _act(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> tuple[Belief, tuple[m.Order, ...]]:
+    orders: list[m.Order] = []
+    if _should_look(node, now, policy):
+        node = replace(node, look_asked_at=now)
+        known = node.incarnation
+        orders.append(m.LookAtHost(node.name, known.node_id if known else None))
+    unproven = node.incarnation
+    if unproven is not None and _should_prove(node, now, policy):
+        node = replace(node, proof_asked_at=now)
+        orders.append(m.ProveNode(node.name, unproven.node_id))
+    belief = evidence.put(belief, node)
+    belief, told = _tell_ray(belief, node, now, policy)
+    belief, repair = _repair(belief, belief.nodes[node.name], now, policy)
+    return belief, (*orders, *told, *repair)
+
+
+def _should_look(node: NodeBelief, now: float, policy: Policy) -> bool:
+    """A suspect's host is looked at, at once and then every `look_every_s`; so is a node that never came."""
+    if node.state is State.JOINING:
+        if node.incarnation is not None or now - node.since < policy.join_s:
+            return False
+    elif node.state is State.DEAD:
+        if node.verdict_stands and node.cause is not Cause.HOST_DOWN:
+            return False
+    elif node.state is not State.SUSPECT:
+        return False
+    return node.look_asked_at is None or now - node.look_asked_at >= policy.look_every_s
+
+
+def _should_prove(node: NodeBelief, now: float, policy: Policy) -> bool:
+    """A new incarnation that the GCS lists is proven by a task, whatever brought it up."""
+    if node.incarnation is None or not node.listed_alive or _proven(node) or node.stopped:
+        return False
+    if node.heartbeat.misses:
+        return False
+    return node.proof_asked_at is None or now - node.proof_asked_at >= policy.proof_every_s
+
+
+def _tell_ray(
+    belief: Belief, node: NodeBelief, now: float, policy: Policy
+) -> tuple[Belief, tuple[m.Order, ...]]:
+    """Ray learns of a death that is proven; of a hang only after the fence ended the raylet."""
+    last = node.attempts[-1] if node.attempts else None
+    if last is not None and last.ok and not last.told:
+        return _tell_fenced(belief, node, last, now, policy)
+    known = node.incarnation
+    if known is None or not node.listed_alive or node.told_id == known.node_id:
+        return belief, ()
+    if node.state is not State.DEAD or node.cause not in (Cause.PROCESS_GONE, Cause.HOST_DOWN):
+        return belief, ()
+    if not guard.may_tell(belief, node, now, policy, fenced=False):
+        return belief, ()
+    told = replace(node, told_id=known.node_id)
+    text = f"grid-agent: {node.cause}: " + "; ".join(node.evidence)
+    return evidence.put(belief, told), (m.TellRay(node.name, known.node_id, node.cause, text),)
+
+
+def _tell_fenced(
+    belief: Belief, node: NodeBelief, last: Attempt, now: float, policy: Policy
+) -> tuple[Belief, tuple[m.Order, ...]]:
+    """The repair ended the old raylet. Its row may say ALIVE beside the new one's for minutes: say so now."""
+    if last.fence_node_id is None or last.cause is None:
+        return belief, ()
+    if not guard.may_tell(belief, node, now, policy, fenced=True):
+        return belief, ()
+    told = replace(node, attempts=(*node.attempts[:-1], replace(last, told=True)), told_id=last.fence_node_id)
+    text = f"grid-agent: {last.cause}: ended by the repair from {last.run_on}"
+    return evidence.put(belief, told), (m.TellRay(node.name, last.fence_node_id, last.cause, text),)
+
+
+def _repair(
+    belief: Belief, node: NodeBelief, now: float, policy: Policy
+) -> tuple[Belief, tuple[m.Order, ...]]:
+    """Ask the guards; restart, give up, or say why not."""
+    if node.state is not State.DEAD:
+        return belief, ()
+    no = guard.refusal(belief, node, now, policy)
+    if no in guard.FINAL:
+        return _give_up(belief, node, str(no), now), ()
+    run_on = placement.choose(belief, node) if no is None else None
+    if run_on is None:
+        return _refuse(belief, node, no, now), ()
+    begun = replace(ladder.begin(node, run_on, now, policy), refusal=None)
+    begun = lifecycle.move(begun, State.REPAIRING, now, node.cause)
+    belief = replace(belief, repairs=replace(belief.repairs, started=belief.repairs.started + 1))
+    last = begun.attempts[-1]
+    text = f"restarting {node.name} by a task on {run_on} (attempt {last.number})"
+    belief = incidents.add(evidence.put(belief, begun), begun, text, now, Phase.REPAIRING)
+    return belief, (m.RestartWorker(node.name, run_on, last.number, last.fence_node_id),)
+
+
+def _refuse(belief: Belief, node: NodeBelief, no: Refusal | None, now: float) -> Belief:
+    if no is node.refusal:
+        return belief
+    refused = replace(node, refusal=no)
+    return incidents.add(evidence.put(belief, refused), refused, f"not restarting {node.name}: {no}", now)
+
+
+def _give_up(belief: Belief, node: NodeBelief, why: str, now: float) -> Belief:
+    gone = lifecycle.move(node, State.GAVE_UP, now, node.cause)
+    last = node.attempts[-1].detail if node.attempts else ""
+    text = f"gave up on {node.name}: {why}" + (f"; last error: {last}" if last else "")
+    return incidents.add(evidence.put(belief, gone), gone, text, now, Phase.NEEDS_PERSON)

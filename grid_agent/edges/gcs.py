@@ -1,0 +1,158 @@
+"""The GCS: its node table, and telling it that a node is dead. The one file that knows Ray's private parts.
+
+It speaks two RPCs of Ray's NodeInfoGcsService (GetAllNodeInfo, UnregisterNode) over one asyncio channel,
+with Ray's own generated stubs, proved on the Ray minor version below. On another version the table comes
+from the public `ray.nodes()`, and Ray is not told: its own health check then finds the death later.
+"""
+
+import asyncio
+import logging
+from typing import Any, Protocol
+
+import ray
+
+from grid_agent.core import messages as m
+
+PROVED = "2.60."
+ALIVE = 0  # GcsNodeInfo.GcsNodeState.ALIVE
+UNEXPECTED_TERMINATION = 2  # NodeDeathInfo.Reason
+MAX_DEATH_TEXT = 500
+log = logging.getLogger("grid_agent.gcs")
+
+
+class Gcs:
+    """One connection to the GCS at `address` ("host:port").
+
+    In token mode Ray's own helper adds the authorization from RAY_AUTH_TOKEN_PATH.
+    """
+
+    def __init__(self, address: str, timeout_s: float = 2.0) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._api: _Api | None = None
+
+    async def list_nodes(self) -> m.NodesListed | m.GcsWentSilent:
+        """The node table, dead rows included, or that the GCS did not answer in time."""
+        try:
+            rows = await asyncio.wait_for(self._open().rows(self._timeout_s), self._timeout_s + 1.0)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the answer is unknown
+            return m.GcsWentSilent(_one_line(error))
+        return m.NodesListed(tuple(rows))
+
+    async def tell_dead(self, order: m.TellRay) -> m.RayTold:
+        """Report exactly this incarnation as dead, with our cause as the text people see in Ray."""
+        try:
+            await self._open().unregister(order.node_id, order.text[:MAX_DEATH_TEXT], self._timeout_s)
+        except Exception as error:  # noqa: BLE001 - Ray's own health check remains
+            return m.RayTold(order.node, order.node_id, accepted=False, detail=_one_line(error))
+        return m.RayTold(order.node, order.node_id, accepted=True)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        if self._api is not None:
+            await self._api.close()
+
+    def _open(self) -> "_Api":
+        if self._api is None:
+            proved = ray.__version__.startswith(PROVED)
+            if not proved:
+                log.warning("Ray %s was not proved with this agent (%sx was)", ray.__version__, PROVED)
+            self._api = _Private(self._address) if proved else _Public()
+        return self._api
+
+
+class _Api(Protocol):
+    async def rows(self, timeout_s: float) -> list[m.NodeRow]: ...
+
+    async def unregister(self, node_id: str, text: str, timeout_s: float) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class _Private:
+    """Ray's generated stubs over one asyncio channel."""
+
+    def __init__(self, address: str) -> None:
+        from ray._private.grpc_utils import init_grpc_channel  # noqa: PLC0415 - only where proved
+        from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc  # noqa: PLC0415
+
+        options = (
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+        )
+        self._pb = gcs_service_pb2
+        self._channel = init_grpc_channel(address, options, asynchronous=True)
+        self._stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(self._channel)
+
+    async def rows(self, timeout_s: float) -> list[m.NodeRow]:
+        reply = await self._stub.GetAllNodeInfo(self._pb.GetAllNodeInfoRequest(), timeout=timeout_s)
+        _check(reply.status)
+        return [_row(info) for info in reply.node_info_list]
+
+    async def unregister(self, node_id: str, text: str, timeout_s: float) -> None:
+        request = self._pb.UnregisterNodeRequest(node_id=bytes.fromhex(node_id))
+        request.node_death_info.reason = UNEXPECTED_TERMINATION
+        request.node_death_info.reason_message = text
+        reply = await self._stub.UnregisterNode(request, timeout=timeout_s)
+        _check(reply.status)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class _Public:
+    """The public table only."""
+
+    async def rows(self, timeout_s: float) -> list[m.NodeRow]:
+        listed = await asyncio.wait_for(asyncio.to_thread(ray.nodes), timeout_s)
+        return [
+            m.NodeRow(
+                name=n["NodeName"],
+                node_id=n["NodeID"],
+                address=n["NodeManagerAddress"],
+                port=n["NodeManagerPort"],
+                alive=bool(n["Alive"]),
+                started_at_ms=index,  # the public table has no start time; Ray lists oldest first
+                is_head="node:__internal_head__" in n["Resources"],
+                gpus=int(n["Resources"].get("GPU", 0)),
+                death=n.get("DeathReasonMessage", ""),
+            )
+            for index, n in enumerate(listed)
+        ]
+
+    async def unregister(self, node_id: str, text: str, timeout_s: float) -> None:
+        message = f"Ray {ray.__version__} was not proved with UnregisterNode; its own check will find it"
+        raise NotImplementedError(message)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _row(info: Any) -> m.NodeRow:
+    return m.NodeRow(
+        name=info.node_name,
+        node_id=info.node_id.hex(),
+        address=info.node_manager_address,
+        port=info.node_manager_port,
+        alive=info.state == ALIVE,
+        started_at_ms=info.start_time_ms,
+        is_head=info.is_head_node,
+        gpus=int(info.resources_total.get("GPU", 0)),
+        death=info.death_info.reason_message,
+    )
+
+
+def _check(status: Any) -> None:
+    if status.code:
+        message = f"GCS answered with code {status.code}: {status.message}"
+        raise RuntimeError(message)
+
+
+def _one_line(error: Exception) -> str:
+    """The error without the pages that gRPC adds to it."""
+    code = getattr(error, "code", None)
+    if callable(code) and hasattr(error, "details"):
+        return f"{code().name}: {str(error.details())[:200]}"
+    return f"{type(error).__name__}: {str(error)[:200]}".rstrip(": ")

@@ -1,0 +1,156 @@
+"""Heartbeats: one held gRPC channel to every raylet, and a health check of all of them under one deadline.
+
+The end of a held channel is news within milliseconds (the kernel closes a dead process's sockets); a raw
+TCP connect then tells refused from unreachable by errno, which gRPC's UNAVAILABLE does not. What dies
+silently is found by the checks: `/grpc.health.v1.Health/Check`, the RPC that the GCS itself uses
+(https://github.com/grpc/grpc/blob/master/doc/health-checking.md). It needs no token.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from grid_agent.core import messages as m
+from grid_agent.core.model import Incarnation, Miss, NodeBelief
+
+CHECK = "/grpc.health.v1.Health/Check"
+SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
+CONNECT_S = 0.5
+AGAIN_S = (0.0, 0.005, 0.02, 0.1)
+OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class Heartbeats:
+    """Follows the newest incarnation of each node; reports through `feed` and from `sweep`."""
+
+    def __init__(self, feed: Callable[[m.Event], None], deadline_s: float = 1.0) -> None:
+        self._feed = feed
+        self._deadline_s = deadline_s
+        self._lines: dict[str, _Line] = {}
+
+    def follow(self, nodes: Iterable[NodeBelief]) -> None:
+        """Hold a channel to each of these incarnations, and to no other."""
+        wanted = {n.name: n.incarnation for n in nodes if n.incarnation is not None and n.incarnation.port}
+        for name, line in list(self._lines.items()):
+            if wanted.get(name) != line.to:
+                del self._lines[name]
+                line.close()
+        for name, to in wanted.items():
+            if name not in self._lines and to is not None:
+                self._lines[name] = _Line(name, to, self._feed)
+
+    async def sweep(self) -> Sequence[m.Event]:
+        """Check every followed raylet at once; the slowest costs one deadline."""
+        checks = [line.check(self._deadline_s) for line in self._lines.values()]
+        return await asyncio.gather(*checks)
+
+    async def close(self) -> None:
+        """Let every channel go."""
+        self.follow(())
+        await asyncio.sleep(0)
+
+
+class _Line:
+    """One held channel to one incarnation."""
+
+    def __init__(self, name: str, to: Incarnation, feed: Callable[[m.Event], None]) -> None:
+        self.to = to
+        self._name = name
+        self._feed = feed
+        self._channel = grpc.aio.insecure_channel(f"{_bracket(to.address)}:{to.port}", options=OPTIONS)
+        self._call = self._channel.unary_unary(
+            CHECK, request_serializer=lambda _: b"", response_deserializer=bytes
+        )
+        self._watch = asyncio.create_task(self._hold(), name=f"hold {name}")
+
+    async def check(self, deadline_s: float) -> m.Event:
+        """One health check. Any failure is looked at by a TCP connect of its own."""
+        begun = time.perf_counter()
+        try:
+            answer = await self._call(None, timeout=deadline_s)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return self._missed(Miss.TIMED_OUT, f"no answer in {deadline_s:g} s")
+            return await self._look(error.code().name)
+        except Exception as error:  # noqa: BLE001 - a closed channel, a cancelled call: not an answer
+            return self._missed(Miss.TIMED_OUT, type(error).__name__)
+        if answer != SERVING:
+            return self._missed(Miss.NOT_SERVING, f"health status {answer.hex() or 'empty'}")
+        rtt_ms = (time.perf_counter() - begun) * 1000.0
+        return m.HeartbeatAnswered(self._name, self.to.node_id, rtt_ms)
+
+    def close(self) -> None:
+        """Stop watching; the channel is closed in the background."""
+        self._watch.cancel()
+        closing = asyncio.ensure_future(self._channel.close())
+        _CLOSING.add(closing)
+        closing.add_done_callback(_CLOSING.discard)
+
+    async def _hold(self) -> None:
+        """Wait until the channel was READY and is no more, then look why, at once."""
+        state = self._channel.get_state(try_to_connect=True)
+        while True:
+            was_ready = state is grpc.ChannelConnectivity.READY
+            await self._channel.wait_for_state_change(state)
+            state = self._channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.SHUTDOWN:
+                return
+            if was_ready and state is not grpc.ChannelConnectivity.READY:
+                await self._report_end()
+
+    async def _report_end(self) -> None:
+        """Say why the held connection ended. A dying process may close its listener a moment later."""
+        for wait_s in AGAIN_S:
+            await asyncio.sleep(wait_s)
+            seen = await connect(self.to.address, self.to.port, CONNECT_S)
+            if seen.miss is not None:
+                self._feed(self._missed(seen.miss, seen.detail))
+                return
+        # It still accepts connections: the next check will tell whether it also answers.
+
+    async def _look(self, why: str) -> m.Event:
+        seen = await connect(self.to.address, self.to.port, CONNECT_S)
+        if seen.miss is None:
+            return self._missed(Miss.NOT_SERVING, f"{why}; the port accepts connections")
+        return self._missed(seen.miss, seen.detail)
+
+    def _missed(self, how: Miss, detail: str) -> m.HeartbeatMissed:
+        return m.HeartbeatMissed(self._name, self.to.node_id, how, detail)
+
+
+_CLOSING: set["asyncio.Future[None]"] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """What a TCP connect showed: `miss` None means it was accepted."""
+
+    miss: Miss | None
+    detail: str = ""
+
+
+async def connect(address: str, port: int, timeout_s: float) -> Connected:
+    """Connect and hang up. ECONNREFUSED comes from the host's own kernel: nobody listens there."""
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), timeout_s)
+    except TimeoutError:
+        return Connected(Miss.TIMED_OUT, f"no answer to a connect to port {port} in {timeout_s:g} s")
+    except ConnectionRefusedError:
+        return Connected(Miss.REFUSED, f"port {port} refused")
+    except OSError as error:
+        return Connected(Miss.UNREACHABLE, f"{error.strerror or error} (port {port})")
+    writer.close()
+    return Connected(None)
+
+
+def _bracket(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

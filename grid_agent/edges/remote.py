@@ -1,0 +1,126 @@
+"""Ray tasks and actors that the agent places: the no-op that proves a node, the repair, the probes.
+
+Everything runs where NodeAffinity puts it, with num_cpus 0 and a deadline; the code travels by value, so
+that a node needs Ray and nothing of ours. Ray hangs rather than fails between a crash and the GCS's
+verdict, therefore no answer is ever waited for without a limit.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from grid_agent.core import messages as m
+from grid_agent.core.model import NodeBelief, ProbeReport
+from grid_agent.edges import host_program, node_probe
+
+ray.cloudpickle.register_pickle_by_value(host_program)
+ray.cloudpickle.register_pickle_by_value(node_probe)
+
+PROVE_S = 10.0
+PROBE_S = 4.0
+NOT_CURABLE = frozenset({"no_ray", "version", "auth", "disk"})  # errors that a second try cannot cure
+Plan = Callable[[m.RestartWorker], tuple[Mapping[str, Any], Mapping[str, Any]]]
+
+
+def _noop() -> None:
+    """Proves that a node runs tasks."""
+
+
+def _fence_and_start(fence: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Any]:
+    """End the old raylet and what it left, then start one. Nothing is started beside what is not ended."""
+    ended = host_program.handle(dict(fence))
+    if not ended.get("ok"):
+        return ended
+    return {"ended": len(ended.get("ended", ())), **host_program.handle(dict(start))}
+
+
+class Remote:
+    """Tasks on chosen nodes. `plan` gives the fence and start requests of a repair."""
+
+    def __init__(self, plan: Plan, repair_s: float) -> None:
+        self._plan = plan
+        self._repair_s = repair_s
+        self._noop = ray.remote(num_cpus=0, max_retries=0)(_noop)
+        self._repair = ray.remote(num_cpus=0, max_retries=0)(_fence_and_start)
+
+    async def prove(self, order: m.ProveNode) -> m.TaskRan | m.TaskMissed:
+        """Run a no-op on exactly this incarnation."""
+        try:
+            await _result(self._noop.options(**_on(order.node_id)).remote(), PROVE_S)
+        except Exception as error:  # noqa: BLE001 - whatever it was, no task ran
+            return m.TaskMissed(order.node, order.node_id, _one_line(error))
+        return m.TaskRan(order.node, order.node_id)
+
+    async def repair(self, order: m.RestartWorker, run_on: NodeBelief) -> m.RepairEnded:
+        """Fence and restart `order.node` by a task on `run_on`."""
+        if run_on.incarnation is None:
+            return m.RepairEnded(order.node, order.attempt, ok=False, detail=f"{run_on.name} has no raylet")
+        try:
+            fence, start = self._plan(order)
+            task = self._repair.options(**_on(run_on.incarnation.node_id), name=f"repair {order.node}")
+            answer = await _result(task.remote(fence, start), self._repair_s)
+        except Exception as error:  # noqa: BLE001 - the outcome is unknown; the core decides what follows
+            return m.RepairEnded(order.node, order.attempt, ok=False, detail=_one_line(error))
+        return _ended(order, answer)
+
+
+def _ended(order: m.RestartWorker, answer: Mapping[str, Any]) -> m.RepairEnded:
+    error = answer.get("error")
+    if answer.get("ok"):
+        detail = f"raylet started, pid {answer.get('raylet', {}).get('pid')}"
+        return m.RepairEnded(order.node, order.attempt, ok=True, detail=detail)
+    if error == "already_running":
+        detail = "a raylet of this name is running already; nothing was started"
+        return m.RepairEnded(order.node, order.attempt, ok=True, detail=detail)
+    detail = f"{error}: {answer.get('detail', 'no detail')}"
+    return m.RepairEnded(order.node, order.attempt, ok=False, detail=detail, curable=error not in NOT_CURABLE)
+
+
+class Probes:
+    """One probe actor per incarnation; its handle is dropped with the incarnation."""
+
+    def __init__(self, temp_dir: str) -> None:
+        self._temp_dir = temp_dir
+        self._actors: dict[str, tuple[str, Any]] = {}
+        self._class = ray.remote(num_cpus=0, max_restarts=0)(node_probe.NodeProbe)
+
+    async def sweep(self, nodes: Iterable[NodeBelief]) -> Sequence[m.Event]:
+        """Ask every given node's probe at once; who does not answer in time is left out."""
+        asked = [self._ask(n.name, n.incarnation.node_id) for n in nodes if n.incarnation is not None]
+        return [event for event in await asyncio.gather(*asked) if event is not None]
+
+    async def _ask(self, name: str, node_id: str) -> m.Event | None:
+        known = self._actors.get(name)
+        try:
+            if known is None or known[0] != node_id:
+                known = (node_id, self._class.options(**_on(node_id)).remote(self._temp_dir))
+                self._actors[name] = known
+            seen = await _result(known[1].report.remote(), PROBE_S)
+        except ray.exceptions.GetTimeoutError:
+            return None
+        except Exception:  # noqa: BLE001 - a dead actor is made anew at the next sweep
+            self._actors.pop(name, None)
+            return None
+        return m.NodeProbed(name, node_id, ProbeReport(at=0.0, **seen))
+
+
+async def _result(ref: Any, timeout_s: float) -> Any:
+    """The value of a reference, or GetTimeoutError after `timeout_s`; the call is then cancelled."""
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(ref.future()), timeout_s)
+    except TimeoutError:
+        ray.cancel(ref, force=False, recursive=False)
+        message = f"no answer in {timeout_s:g} s"
+        raise ray.exceptions.GetTimeoutError(message) from None
+
+
+def _on(node_id: str) -> dict[str, Any]:
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)}
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[-1][:200] if text else ''}".rstrip(": ")

@@ -1,0 +1,142 @@
+"""The shell around the core: events in, orders out, results back as events. One writer.
+
+It holds the belief, calls `step` with whatever has arrived, and starts what `step` orders; it decides
+nothing. Whoever reads the belief (HTTP, metrics) gets the last snapshot and never waits for a probe.
+Called by `compose`, whose scheduler runs the jobs below.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grid_agent import ports
+from grid_agent.core import messages as m
+from grid_agent.core import report
+from grid_agent.core.model import Belief, Policy, State
+from grid_agent.core.step import step
+
+TICK_S = 0.5
+LIST_EVERY_S = 1.0
+LIST_UNSETTLED_S = 0.2
+SETTLED = frozenset({State.ALIVE, State.GAVE_UP, State.CORDONED})
+log = logging.getLogger("grid_agent.loop")
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """Everything outside, made by `compose`."""
+
+    gcs: ports.Gcs
+    heartbeats: ports.Heartbeats
+    hosts: ports.Hosts
+    remote: ports.Remote
+    probes: ports.Probes
+    people: ports.People
+    notifier: ports.Notifier
+
+
+class Loop:
+    """Feeds `step` and carries out its orders."""
+
+    def __init__(self, belief: Belief, policy: Policy, clock: ports.Clock, edges: Edges) -> None:
+        self.belief = belief
+        self.policy = policy
+        self.clock = clock
+        self._edges = edges
+        self._events: list[m.Event] = []
+        self._arrived = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticked_at: float | None = None
+        self._listed_at = 0.0
+        self._said = ""
+
+    # --- events ---
+
+    def feed(self, *events: m.Event) -> None:
+        """Queue events; `step` runs as soon as the event loop is free."""
+        self._events += events
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Step for ever. A bug in the core must be seen, not survived in silence: it ends the loop."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            events, self._events = self._events, []
+            self._step(events)
+
+    def _step(self, events: Sequence[m.Event]) -> None:
+        # What people said is read at every step, so that nothing is restarted that was stopped just now.
+        heard = (*events, m.PeopleStopped(self._edges.people.stopped()))
+        self.belief, orders = step(self.belief, heard, self.clock(), self.policy)
+        self._edges.heartbeats.follow(self.belief.nodes.values())
+        for order in orders:
+            self._start(order)
+        said = report.sentence(self.belief)
+        if said != self._said:
+            log.info("%s", said)
+            self._said = said
+
+    # --- orders ---
+
+    def _start(self, order: m.Order) -> None:
+        match order:
+            case m.Notify(incident):
+                self._edges.notifier.put(incident)
+            case m.LookAtHost():
+                self._spawn(self._answer(self._edges.hosts.look(order)))
+            case m.ProveNode():
+                self._spawn(self._answer(self._edges.remote.prove(order)))
+            case m.TellRay():
+                self._spawn(self._answer(self._edges.gcs.tell_dead(order)))
+            case m.RestartWorker():
+                run_on = self.belief.nodes[order.run_on]
+                self._spawn(self._answer(self._edges.remote.repair(order, run_on)))
+
+    async def _answer(self, work: Coroutine[Any, Any, m.Event]) -> None:
+        self.feed(await work)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("an edge raised instead of reporting", exc_info=task.exception())
+
+    # --- scheduled jobs ---
+
+    async def tick(self) -> None:
+        """Time passes: measure our own lateness, so that waits end and doubts are seen."""
+        now = self.clock()
+        late_s = 0.0 if self._ticked_at is None else max(0.0, now - self._ticked_at - TICK_S)
+        self._ticked_at = now
+        self.feed(m.LoopLagged(late_s * 1000.0))
+
+    async def list_nodes(self) -> None:
+        """The GCS node table: every second, and five times as often while a node is on its way."""
+        settled = all(n.state in SETTLED for n in self.belief.nodes.values())
+        now = self.clock()
+        if now - self._listed_at < (LIST_EVERY_S if settled else LIST_UNSETTLED_S) - 0.01:
+            return
+        self._listed_at = now
+        self.feed(await self._edges.gcs.list_nodes())
+
+    async def beat(self) -> None:
+        """One heartbeat sweep."""
+        self.feed(*await self._edges.heartbeats.sweep())
+
+    async def probe(self) -> None:
+        """One sweep of the probe actors on the nodes that are ALIVE."""
+        live = [n for n in self.belief.nodes.values() if n.state is State.ALIVE]
+        self.feed(*await self._edges.probes.sweep(live))
+
+    async def close(self) -> None:
+        """Stop what is under way; a repair task that was started goes on in Ray."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

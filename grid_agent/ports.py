@@ -1,0 +1,70 @@
+"""What the loop needs from the outside, as Protocols. An edge reports what happened; it never raises.
+
+The real ones are in `edges`, the in-memory ones in `testing`; `compose` joins them.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from grid_agent.core import messages as m
+from grid_agent.core.model import Belief, Incident, NodeBelief
+
+
+class Clock(Protocol):
+    """Seconds since the epoch on a clock that never jumps."""
+
+    def __call__(self) -> float: ...
+
+
+class Gcs(Protocol):
+    """Ray's own view, and the way to correct it."""
+
+    async def list_nodes(self) -> m.NodesListed | m.GcsWentSilent: ...
+
+    async def tell_dead(self, order: m.TellRay) -> m.RayTold: ...
+
+
+class Heartbeats(Protocol):
+    """Direct checks of every raylet; `follow` says whom, `sweep` asks all under one deadline."""
+
+    def follow(self, nodes: Iterable[NodeBelief]) -> None: ...
+
+    async def sweep(self) -> Sequence[m.Event]: ...
+
+
+class Hosts(Protocol):
+    """A look at a host's own process list."""
+
+    async def look(self, order: m.LookAtHost) -> m.HostLooked | m.HostUnreachable: ...
+
+
+class Remote(Protocol):
+    """Ray tasks: the no-op that proves a node, and the repair that runs on a live one."""
+
+    async def prove(self, order: m.ProveNode) -> m.TaskRan | m.TaskMissed: ...
+
+    async def repair(self, order: m.RestartWorker, run_on: NodeBelief) -> m.RepairEnded: ...
+
+
+class Probes(Protocol):
+    """The probe actor of every live node."""
+
+    async def sweep(self, nodes: Iterable[NodeBelief]) -> Sequence[m.Event]: ...
+
+
+class People(Protocol):
+    """What people have said: the nodes they stopped."""
+
+    def stopped(self) -> frozenset[str]: ...
+
+
+class Notifier(Protocol):
+    """Shows incidents to people; `put` only queues."""
+
+    def put(self, incident: Incident) -> None: ...
+
+
+class Journal(Protocol):
+    """Keeps what must survive the process. Never raises; a failure is reported through `trouble`."""
+
+    def record(self, before: Belief, after: Belief, events: Sequence[m.Event], now: float) -> None: ...

@@ -1,0 +1,62 @@
+"""Text for people: the health report and incidents as lines. Pure strings; unwrapped, so that pipes work."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Aligned columns, two spaces between; the last column as long as it is."""
+    all_rows = [tuple(head), *(tuple(r) for r in rows)]
+    widths = [max(len(r[i]) for r in all_rows) for i in range(len(head))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)).rstrip() for r in all_rows]
+
+
+def health(body: dict[str, Any]) -> list[str]:
+    """The health report: one line of summary, a table of nodes, what the observer doubts."""
+    alive = sum(n["state"] == "ALIVE" for n in body["nodes"])
+    open_incidents = body["incidents"]["open"]
+    lines = [
+        f"{body['status']}: {alive} of {len(body['nodes'])} nodes ALIVE, {open_incidents} open incidents, "
+        f"mode {body['mode']}, {body['age_s']:.1f} s old"
+    ]
+    lines += table(
+        ("NODE", "HOST", "ROLE", "STATE", "SINCE", "HEARTBEAT", "GPUS", "CAUSE", "ACTION"),
+        (_node(node) for node in body["nodes"]),
+    )
+    if body["observer"]["status"] != "pass":
+        lines.append(f"observer {body['observer']['status']}: {body['observer'].get('detail', '')}")
+    return lines
+
+
+def _node(node: dict[str, Any]) -> tuple[str, ...]:
+    beat, gpus = node["heartbeat"], node["gpus"]
+    heartbeat = "-" if beat["rtt_ms"] is None else f"{beat['rtt_ms']:.1f} ms, {beat['age_s']:.1f} s ago"
+    counts = "/".join("?" if gpus[k] is None else str(gpus[k]) for k in ("expected", "registered", "seen"))
+    return (
+        node["name"],
+        node["host"],
+        node["role"],
+        node["state"],
+        node["since"],
+        heartbeat,
+        counts,
+        node["cause"] or "-",
+        node["action"] or "-",
+    )
+
+
+def incidents(body: dict[str, Any]) -> list[str]:
+    """One line per incident, newest first."""
+    if not body["incidents"]:
+        return ["no incidents"]
+    rows = (
+        (str(i["id"]), i["phase"], i["cause"], ", ".join(i["nodes"]), i["opened_at"], i["resolved_at"] or "-")
+        for i in body["incidents"]
+    )
+    return table(("ID", "PHASE", "CAUSE", "NODES", "OPENED", "RESOLVED"), rows)
+
+
+def incident(body: dict[str, Any]) -> list[str]:
+    """One incident with its whole timeline."""
+    lines = [f"incident {body['id']}: {', '.join(body['nodes'])}: {body['cause']}, {body['phase']}"]
+    return lines + [f"  {step['at']}  {step['text']}" for step in body["steps"]]

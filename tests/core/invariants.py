@@ -1,0 +1,188 @@
+"""What must hold of any history of events and orders, whatever the core thinks.
+
+Shares no code with the core's decisions: it reads the raw log of events and orders and works out for itself
+who had complained of a node, since when, and what was under way. Types of messages are all it borrows.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from grid_agent.core import messages as m
+from grid_agent.core.model import Belief, Policy
+
+
+@dataclass
+class Incarnation:
+    """The complaints about one life of a node; each is the time since when it has been made."""
+
+    missed_since: float | None = None
+    unlisted_since: float | None = None
+    no_task_since: float | None = None
+
+    def complaints(self) -> dict[str, float]:
+        named = {"heartbeat": self.missed_since, "gcs": self.unlisted_since, "task": self.no_task_since}
+        return {who: at for who, at in named.items() if at is not None}
+
+
+@dataclass
+class Witnesses:
+    """An independent bookkeeper: folds the raw log and raises AssertionError where a rule is broken."""
+
+    policy: Policy
+    names: frozenset[str]
+    head: str
+    lives: dict[tuple[str, str], Incarnation] = field(default_factory=dict)
+    newest: dict[str, str] = field(default_factory=dict)
+    looked_at: dict[str, float] = field(default_factory=dict)
+    gcs_silent_since: float | None = None
+    gcs_ever: bool = False
+    stopped: frozenset[str] = frozenset()
+    flight: tuple[str, int, float] | None = None
+    restarts: dict[str, list[float]] = field(default_factory=dict)
+    fences: dict[tuple[str, int], str | None] = field(default_factory=dict)
+    fenced: set[tuple[str, str]] = field(default_factory=set)
+    told: set[tuple[str, str]] = field(default_factory=set)
+    steps_shown: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    # --- events --------------------------------------------------------------------------------
+
+    def saw(self, now: float, event: m.Event) -> None:
+        match event:
+            case m.NodesListed(rows):
+                self._listed(now, rows)
+            case m.GcsWentSilent():
+                self.gcs_silent_since = now if self.gcs_silent_since is None else self.gcs_silent_since
+            case m.PeopleStopped(nodes):
+                for name in self.stopped - nodes:
+                    self.restarts.pop(name, None)  # a person let it go on: its count starts again
+                self.stopped = nodes & self.names
+            case m.HostLooked(name) | m.HostUnreachable(name):
+                self.looked_at[name] = now
+            case m.RepairEnded(name, attempt, ok):
+                self._ended(name, attempt, ok=ok)
+            case _:
+                self._complained(now, event)
+
+    def _complained(self, now: float, event: m.Event) -> None:
+        match event:
+            case m.HeartbeatAnswered(name, node_id):
+                self._life(name, node_id).missed_since = None
+            case m.HeartbeatMissed(name, node_id):
+                life = self._life(name, node_id)
+                life.missed_since = now if life.missed_since is None else life.missed_since
+            case m.TaskRan(name, node_id):
+                self._life(name, node_id).no_task_since = None
+            case m.TaskMissed(name, node_id):
+                life = self._life(name, node_id)
+                life.no_task_since = now if life.no_task_since is None else life.no_task_since
+
+    def _life(self, name: str, node_id: str) -> Incarnation:
+        return self.lives.setdefault((name, node_id), Incarnation())
+
+    def _listed(self, now: float, rows: Iterable[m.NodeRow]) -> None:
+        self.gcs_silent_since, self.gcs_ever = None, True
+        best: dict[str, m.NodeRow] = {}
+        for row in sorted(rows, key=lambda r: (r.started_at_ms, r.alive)):
+            best[row.name] = row
+        for name, row in best.items():
+            self.newest[name] = row.node_id
+        for (name, node_id), life in self.lives.items():
+            shown = best.get(name)
+            alive = shown is not None and shown.node_id == node_id and shown.alive
+            life.unlisted_since = None if alive else (life.unlisted_since or now)
+        for name, row in best.items():
+            if not row.alive:
+                life = self._life(name, row.node_id)
+                life.unlisted_since = life.unlisted_since or now
+
+    def _ended(self, name: str, attempt: int, *, ok: bool) -> None:
+        if self.flight is None or self.flight[:2] != (name, attempt):
+            return
+        self.flight = None
+        fence = self.fences.get((name, attempt))
+        if ok and fence is not None:
+            self.fenced.add((name, fence))
+
+    # --- orders --------------------------------------------------------------------------------
+
+    def ordered(self, now: float, order: m.Order) -> None:
+        match order:
+            case m.RestartWorker():
+                self._may_act(now, order.node)
+                self._restart(now, order)
+            case m.TellRay(name, node_id):
+                self._may_act(now, name)
+                assert (name, node_id) not in self.told, f"Ray was told twice about {node_id}"
+                self.told.add((name, node_id))
+                if (name, node_id) not in self.fenced:
+                    self._two_witnesses(name, node_id)
+            case m.Notify(incident):
+                texts = tuple(s.text for s in incident.steps)
+                before = self.steps_shown.get(incident.id, ())
+                assert texts[: len(before)] == before, f"incident {incident.id} forgot a step"
+                self.steps_shown[incident.id] = texts
+
+    def _may_act(self, now: float, name: str) -> None:
+        assert self.policy.mode != "observe", f"acted on {name} in observe mode"
+        assert name not in self.stopped, f"acted on {name}, which a person stopped"
+        assert name != self.head, "acted on the head"
+        silent = self.gcs_silent_since
+        assert silent is None or now - silent < self.policy.gcs_silent_s, f"acted on {name}, the GCS silent"
+        assert self.gcs_ever, f"acted on {name} before the GCS ever answered"
+
+    def _restart(self, now: float, order: m.RestartWorker) -> None:
+        assert order.run_on != order.node, f"{order.node} is to repair itself"
+        if self.flight is not None:
+            name, number, since = self.flight
+            assert now - since >= self.policy.repair_timeout_s, f"{order.node}: {name}/{number} is under way"
+        assert (order.node, order.attempt) not in self.fences, f"attempt {order.attempt} was used before"
+        self.flight = (order.node, order.attempt, now)
+        self.fences[order.node, order.attempt] = order.fence_node_id
+        at = self.restarts.setdefault(order.node, [])
+        at.append(now)
+        recent = sum(now - t < self.policy.node_window_s for t in at)
+        assert recent <= self.policy.node_attempts, f"{order.node}: {recent} restarts within the window"
+        self._two_witnesses(order.node, order.fence_node_id)
+
+    def _two_witnesses(self, name: str, node_id: str | None) -> None:
+        if node_id is None:  # never listed, or let go by a person: the GCS shows no life, a look was made
+            assert name in self.looked_at, f"{name}: nobody looked at its host"
+            return
+        complaints = self._life(name, node_id).complaints()
+        looked = self.looked_at.get(name)
+        if looked is not None and complaints and looked >= min(complaints.values()):
+            complaints["host"] = looked
+        assert len(complaints) >= 2, f"{name} ({node_id}): only {sorted(complaints) or 'nobody'} complained"
+
+
+def believed(belief: Belief) -> None:
+    """What must hold of the belief itself after every step."""
+    attached = {n.incident_id for n in belief.nodes.values() if n.incident_id is not None}
+    for incident in belief.incidents.values():
+        if incident.phase == "resolved":
+            assert incident.id not in attached, f"a node hangs on the resolved incident {incident.id}"
+            continue
+        states = [belief.nodes[name].state for name in incident.nodes]
+        assert any(s != "ALIVE" for s in states), f"incident {incident.id} is open and all its nodes ALIVE"
+        assert incident.id in attached, f"incident {incident.id} is open and nobody's"
+        hopeless = any(n.state == "GAVE_UP" and n.incident_id == incident.id for n in belief.nodes.values())
+        assert (incident.phase == "needs a person") == hopeless, f"incident {incident.id}: {incident.phase}"
+    for node in belief.nodes.values():
+        if node.state in ("DEAD", "REPAIRING", "GAVE_UP"):
+            assert node.incident_id is not None, f"{node.name} is {node.state} without an incident"
+            assert node.cause is not None, f"{node.name} is {node.state} without a cause"
+        if node.state == "ALIVE":
+            assert node.cause is None, f"{node.name} is ALIVE with a cause"
+
+
+def check_log(
+    log: Sequence[tuple[float, m.Event | m.Order]], *, policy: Policy, names: Iterable[str], head: str
+) -> Witnesses:
+    """Read a whole log of events and orders, in the order in which they happened."""
+    witnesses = Witnesses(policy, frozenset(names), head)
+    for now, entry in log:
+        if isinstance(entry, m.LookAtHost | m.ProveNode | m.TellRay | m.RestartWorker | m.Notify):
+            witnesses.ordered(now, entry)
+        else:
+            witnesses.saw(now, entry)
+    return witnesses

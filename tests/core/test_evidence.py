@@ -1,0 +1,150 @@
+"""What each event proves, and for how long."""
+
+import pytest
+
+from grid_agent.core import evidence
+from grid_agent.core import messages as m
+from grid_agent.core.model import Miss, ProbeReport
+from tests.core.situations import (
+    Story,
+    answered,
+    no_process,
+    not_reached,
+    pid_there,
+    refused,
+    repair_failed,
+    row,
+    task_missed,
+    task_ran,
+    timed_out,
+)
+
+
+def test_misses_add_up_and_one_answer_clears_them() -> None:
+    story = Story()
+    story.see(timed_out("gpu1"), after=1)
+    first = story.now
+    story.see(timed_out("gpu1"), refused("gpu1"), after=1)
+    beat = story.node("gpu1").heartbeat
+    assert (beat.misses, beat.first_missed_at, beat.last_miss) == (3, first, Miss.REFUSED)
+    story.see(answered("gpu1"), after=1)
+    beat = story.node("gpu1").heartbeat
+    assert (beat.misses, beat.first_missed_at, beat.answered_at, beat.rtt_ms) == (0, None, story.now, 0.5)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        refused("gpu1", "z"),
+        answered("gpu1", "z"),
+        task_ran("gpu1", "z"),
+        task_missed("gpu1", "z"),
+        m.NodeProbed("gpu1", "gpu1-z", ProbeReport(1.0, 3)),
+        refused("nobody"),
+        m.RayTold("gpu1", "gpu1-z", accepted=True),
+        repair_failed("gpu1", 99),
+        m.Ticked(),
+    ],
+)
+def test_what_concerns_another_life_or_nobody_changes_no_belief(event: m.Event) -> None:
+    story = Story()
+    assert evidence.fold(story.belief, event, 2000.0).nodes == story.belief.nodes
+
+
+def test_the_newest_row_of_a_name_is_its_incarnation() -> None:
+    story = Story()
+    rows = (row("gpu1", "c"), row("gpu1", "b"), *story.rows.values())
+    story.see(m.NodesListed(rows))
+    known = story.node("gpu1").incarnation
+    assert known is not None
+    assert known.node_id == "gpu1-c"
+
+
+def test_a_new_life_starts_with_a_clean_sheet() -> None:
+    story = Story()
+    story.see(timed_out("gpu1"), m.NodeProbed("gpu1", "gpu1-a", ProbeReport(1.0, 3)), no_process("gpu1"))
+    story.see(story.listing(row("gpu1", "b")), after=1)
+    node = story.node("gpu1")
+    assert (node.heartbeat.misses, node.probe, node.host_view, node.proof_misses) == (0, None, None, 0)
+    assert node.listed_alive
+
+
+def test_a_row_that_vanished_counts_as_dead_and_a_node_never_listed_stays_unknown() -> None:
+    story = Story(1, joined=False)
+    story.see(m.NodesListed((row("head"),)))
+    assert story.node("gpu1").listed_alive is None
+    story.see(story.listing())
+    assert story.node("gpu1").listed_alive is True
+    story.see(m.NodesListed((row("head"),)), after=1)
+    assert (story.node("gpu1").listed_alive, story.node("gpu1").unlisted_at) == (False, story.now)
+
+
+def test_registered_gpus_and_the_death_text_come_from_the_row() -> None:
+    story = Story()
+    story.see(story.listing(row("gpu1", gpus=2)))
+    story.see(story.listing(row("gpu1", alive=False, death="raylet died")))
+    node = story.node("gpu1")
+    assert (node.registered_gpus, node.gcs_detail) == (2, "raylet died")
+    assert evidence.against(node)["gcs"] == "the GCS says DEAD (raylet died)"
+
+
+def test_a_healthy_node_has_no_witness_against_it() -> None:
+    assert evidence.against(Story().node("gpu1")) == {}
+
+
+def test_a_gcs_row_saying_alive_is_no_evidence() -> None:
+    story = Story()
+    story.see(timed_out("gpu1"))
+    assert set(evidence.against(story.node("gpu1"))) == {"heartbeat"}
+
+
+@pytest.mark.parametrize("view", [no_process("gpu1"), not_reached("gpu1"), pid_there("gpu1")])
+def test_a_look_older_than_the_trouble_is_no_witness(view: m.Event) -> None:
+    story = Story()
+    story.see(view)
+    story.see(refused("gpu1"), after=5)
+    assert set(evidence.against(story.node("gpu1"))) == {"heartbeat"}
+    story.see(view, after=0.1)
+    assert set(evidence.against(story.node("gpu1"))) == {"heartbeat", "host"}
+
+
+def test_a_look_older_than_the_row_that_says_dead_is_no_witness() -> None:
+    story = Story()
+    story.see(no_process("gpu1"))
+    story.see(story.listing(row("gpu1", alive=False)), after=600)
+    assert not evidence.fresh(story.node("gpu1"))
+
+
+def test_a_view_remembers_since_when_it_is_so() -> None:
+    story = Story()
+    story.see(refused("gpu1"), not_reached("gpu1"))
+    began = story.now
+    story.see(not_reached("gpu1"), after=5)
+    view = story.node("gpu1").host_view
+    assert view is not None
+    assert (view.since, view.at) == (began, began + 5)
+    story.see(pid_there("gpu1"), after=5)
+    view = story.node("gpu1").host_view
+    assert view is not None
+    assert view.since == story.now
+
+
+def test_a_result_that_comes_twice_counts_once() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.see(repair_failed("gpu1"), after=1)
+    once = story.node("gpu1").attempts
+    story.see(m.RepairEnded("gpu1", 1, ok=True, detail="again"), after=0.5)
+    assert story.node("gpu1").attempts == once
+
+
+def test_the_observer_hears_of_itself() -> None:
+    story = Story()
+    story.see(m.GcsWentSilent("x"), m.LoopLagged(5.0), m.SlackChanged("invalid_auth"), after=1)
+    since = story.now
+    story.see(m.GcsWentSilent("x"), after=1)
+    seen = story.belief.observer
+    assert (seen.gcs_silent_since, seen.loop_lag_ms, seen.slack_stuck) == (since, 5.0, "invalid_auth")
+    story.see(story.listing(), after=1)
+    assert story.belief.observer.gcs_silent_since is None
+    assert story.belief.observer.gcs_answered_at == story.now

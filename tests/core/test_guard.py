@@ -1,0 +1,227 @@
+"""Each refusal, provoked by name; and what Ray may be told."""
+
+from dataclasses import replace
+
+import pytest
+
+from grid_agent.core import guard
+from grid_agent.core import messages as m
+from grid_agent.core.model import Attempt, Cause, Refusal, State
+from tests.core.situations import (
+    Story,
+    answered,
+    no_process,
+    not_reached,
+    pid_there,
+    refused,
+    repair_failed,
+    repaired,
+    row,
+    timed_out,
+    unreachable,
+)
+
+
+def asked(story: Story, name: str = "gpu1") -> Refusal | None:
+    return guard.refusal(story.belief, story.node(name), story.now, story.policy)
+
+
+def dead_node(story: Story) -> Story:
+    """gpu1 is proven dead, and the step that would have repaired it is undone."""
+    before = story.belief
+    story.die("gpu1")
+    after = replace(story.node("gpu1"), state=State.DEAD, attempts=(), next_attempt_at=None, refusal=None)
+    story.belief = replace(before, nodes={**before.nodes, "gpu1": after})
+    return story
+
+
+def test_a_proven_death_is_permitted() -> None:
+    assert asked(dead_node(Story())) is None
+
+
+def test_head() -> None:
+    story = dead_node(Story())
+    story.change("gpu1", role="head")
+    assert asked(story) is Refusal.HEAD
+
+
+def test_stopped_by_person() -> None:
+    story = dead_node(Story())
+    story.change("gpu1", stopped=True)
+    assert asked(story) is Refusal.STOPPED_BY_PERSON
+
+
+def test_observing() -> None:
+    story = Story(mode="observe")
+    story.die("gpu1")
+    assert story.refusal("gpu1") is Refusal.OBSERVING
+
+
+def test_gcs_silent() -> None:
+    story = Story()
+    story.see(m.GcsWentSilent("x"))
+    story.see(m.GcsWentSilent("x"), after=3)
+    story.die("gpu1")
+    assert story.refusal("gpu1") is Refusal.GCS_SILENT
+
+
+def test_gcs_never_answered() -> None:
+    story = dead_node(Story())
+    story.belief = replace(story.belief, observer=replace(story.belief.observer, gcs_answered_at=None))
+    assert asked(story) is Refusal.GCS_SILENT
+
+
+def test_observer_sick() -> None:
+    story = Story()
+    story.see(m.LoopLagged(1000.0))
+    story.die("gpu1")
+    assert story.refusal("gpu1") is Refusal.OBSERVER_SICK
+    assert story.see(m.LoopLagged(0.0), after=1)
+
+
+def test_mass_failure() -> None:
+    story = Story(2)
+    story.die("gpu1", "gpu2")
+    assert story.refusal("gpu1") is Refusal.MASS_FAILURE
+
+
+def test_one_witness_when_the_verdict_no_longer_stands() -> None:
+    story = Story()
+    story.see(m.LoopLagged(5000.0))  # something else holds the repair meanwhile
+    story.die("gpu1")
+    story.see(m.LoopLagged(0.0), story.listing(row("gpu1", "b")), after=1)
+    assert story.refusal("gpu1") is Refusal.ONE_WITNESS
+
+
+def test_one_witness_when_the_facts_are_few() -> None:
+    story = dead_node(Story())
+    story.change("gpu1", host_view=None)
+    assert asked(story) is Refusal.ONE_WITNESS
+
+
+def test_host_unreachable() -> None:
+    story = Story()
+    story.see(unreachable("gpu1"))
+    story.see(unreachable("gpu1"), not_reached("gpu1"), after=1)
+    story.pass_time(122, unreachable("gpu1"), not_reached("gpu1"))
+    assert (story.state("gpu1"), story.refusal("gpu1")) == (State.DEAD, Refusal.HOST_UNREACHABLE)
+
+
+def test_not_curable() -> None:
+    story = dead_node(Story())
+    story.change("gpu1", attempts=(Attempt(1, story.now, "head", story.now, ok=False, curable=False),))
+    assert asked(story) is Refusal.NOT_CURABLE
+
+
+def test_node_budget() -> None:
+    story = dead_node(Story())
+    spent = tuple(Attempt(n, story.now - n, "head", story.now, ok=True) for n in (1, 2, 3, 4))
+    story.change("gpu1", attempts=spent)
+    assert asked(story) is Refusal.NODE_BUDGET
+    story.now += story.policy.node_window_s
+    assert asked(story) is None
+
+
+def test_in_flight() -> None:
+    story = Story(5)
+    story.die("gpu1", "gpu2")
+    assert story.state("gpu1") is State.REPAIRING
+    assert story.refusal("gpu2") is Refusal.IN_FLIGHT
+
+
+def test_cluster_budget() -> None:
+    story = dead_node(Story(8))
+    for name in ("gpu2", "gpu3", "gpu4", "gpu5", "gpu6"):
+        two = tuple(Attempt(n, story.now - 10, "head", story.now, ok=True) for n in (1, 2))
+        story.change(name, attempts=two)
+    assert asked(story) is Refusal.CLUSTER_BUDGET
+    story.now += story.policy.cluster_window_s
+    assert asked(story) is None
+
+
+def test_backing_off() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.see(repair_failed("gpu1"), after=1)
+    assert story.refusal("gpu1") is Refusal.BACKING_OFF
+
+
+def test_no_repairer() -> None:
+    story = Story()
+    story.see(refused("head"))
+    story.die("gpu1")
+    assert story.refusal("gpu1") is Refusal.NO_REPAIRER
+
+
+def test_every_refusal_has_a_test_here() -> None:
+    names = {name for name in globals() if name.startswith("test_")}
+    missing = [r.name for r in Refusal if not any(r.name.lower() in name for name in names)]
+    assert missing == []
+
+
+# --- telling Ray ---------------------------------------------------------------------------------
+
+
+def may_tell(story: Story, *, fenced: bool = False) -> bool:
+    return guard.may_tell(story.belief, story.node("gpu1"), story.now, story.policy, fenced=fenced)
+
+
+def test_ray_is_told_of_a_proven_death_and_not_of_a_lonely_suspicion() -> None:
+    assert may_tell(dead_node(Story()))
+    story = Story()
+    story.see(refused("gpu1"))
+    assert not may_tell(story)
+    assert may_tell(story, fenced=True)
+
+
+@pytest.mark.parametrize(
+    "trouble", [m.LoopLagged(9999.0), m.PeopleStopped(frozenset({"gpu1"})), m.GcsWentSilent("x")]
+)
+def test_ray_is_not_told_while_we_are_in_doubt_or_a_person_acts(trouble: m.Event) -> None:
+    story = dead_node(Story())
+    story.see(trouble)
+    story.now += 3
+    assert not may_tell(story)
+    assert not may_tell(story, fenced=True)
+
+
+def test_ray_is_not_told_in_observe_mode() -> None:
+    story = dead_node(Story())
+    story.policy = replace(story.policy, mode="observe")
+    assert not may_tell(story, fenced=True)
+
+
+def test_while_holding_ray_is_told_of_processes_proven_gone_only() -> None:
+    story = dead_node(Story())
+    story.belief = replace(story.belief, holding_since=story.now)
+    assert may_tell(story)
+    story.change("gpu1", cause=Cause.HOST_DOWN)
+    assert not may_tell(story)
+
+
+# --- mass failure ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("workers", "lost", "mass"),
+    [(1, 1, False), (2, 1, False), (2, 2, True), (4, 1, False), (4, 2, True), (5, 2, False), (5, 3, True)],
+)
+def test_half_of_the_workers_and_at_least_two(workers: int, lost: int, mass: bool) -> None:
+    story = Story(workers)
+    story.see(*(refused(f"gpu{i}") for i in range(1, lost + 1)))
+    assert guard.mass_failure(story.belief, story.now, story.policy) is mass
+
+
+def test_a_death_leaves_the_count_after_the_window_and_a_host_out_of_reach_does_not() -> None:
+    story = Story(2)
+    story.see(refused("gpu1"), refused("gpu2"))
+    story.see(no_process("gpu1"), not_reached("gpu2"), unreachable("gpu2"), after=0.1)
+    story.now += story.policy.mass_window_s
+    assert guard.failing(story.belief, story.now, story.policy) == ("gpu2",)
+
+
+def test_the_head_and_healthy_nodes_do_not_count() -> None:
+    story = Story(2)
+    story.see(refused("head"), timed_out("gpu1"), answered("gpu2"), pid_there("gpu2"))
+    assert guard.failing(story.belief, story.now, story.policy) == ()
+    assert story.see(repaired("gpu1")) == ()

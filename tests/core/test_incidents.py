@@ -1,0 +1,130 @@
+"""One incident per node at a time; one for all in a mass failure; told step by step."""
+
+from dataclasses import replace
+
+from grid_agent.core import incidents
+from grid_agent.core import messages as m
+from grid_agent.core.model import Cause, Incident, Phase, State
+from tests.core.situations import Story, repair_failed, repaired
+
+
+def texts(incident: Incident) -> str:
+    return "\n".join(s.text for s in incident.steps)
+
+
+def test_a_death_opens_one_that_says_what_was_seen() -> None:
+    story = Story()
+    story.die("gpu1")
+    (only,) = story.incidents
+    assert (only.id, only.nodes, only.host, only.cause) == (1, ("gpu1",), "host-of-gpu1", Cause.PROCESS_GONE)
+    assert only.phase is Phase.REPAIRING
+    assert len(only.evidence) == 2
+    assert "gpu1 is dead: process gone" in texts(only)
+    assert "by a task on head (attempt 1)" in texts(only)
+    assert only.failed_at < only.opened_at
+
+
+def test_what_happens_next_is_told_once() -> None:
+    story = Story()
+    story.die("gpu1")
+    told = m.RayTold("gpu1", "gpu1-a", accepted=True)
+    story.see(told, told)
+    story.see(repaired("gpu1"), repaired("gpu1"), repaired("gpu1", 7), after=1)
+    assert texts(story.incidents[0]).count("Ray was told") == 1
+    assert texts(story.incidents[0]).count("the raylet was started") == 1
+
+
+def test_ray_that_could_not_be_told_is_told_to_people() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.see(m.RayTold("gpu1", "gpu1-a", accepted=False, detail="no answer"))
+    assert "Ray could not be told (no answer)" in texts(story.incidents[0])
+
+
+def test_resolved_with_the_duration_and_the_next_death_is_a_new_one() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.come_back("gpu1")
+    (first,) = story.incidents
+    assert (first.phase, first.resolved_at) == (Phase.RESOLVED, story.now)
+    assert "gpu1 is ALIVE: a task pinned to it has run, 1.2 s after it failed" in texts(first)
+    story.see(repaired("gpu1"))
+    story.die("gpu1", life="b")
+    assert [i.id for i in story.incidents] == [1, 2]
+
+
+def test_a_mass_failure_makes_one_for_all_and_resolves_with_the_last() -> None:
+    story = Story(4)
+    story.die("gpu1", "gpu2", "gpu3")
+    (only,) = story.incidents
+    assert set(only.nodes) == {"gpu1", "gpu2", "gpu3"}
+    story.come_back("gpu1")
+    story.come_back("gpu2")
+    assert story.incidents[0].open
+    story.come_back("gpu3")
+    assert not story.incidents[0].open
+
+
+def test_incidents_already_open_are_rolled_up_and_nobody_is_left_behind() -> None:
+    story = Story(4)
+    story.see(m.LoopLagged(9999.0))
+    story.die("gpu1")
+    story.now += 5
+    story.die("gpu2")
+    still_open = [i for i in story.incidents if i.open]
+    assert [i.id for i in still_open] == [1]
+    assert set(still_open[0].nodes) == {"gpu1", "gpu2"}
+    assert "holding: many nodes at once" in texts(still_open[0])
+    assert all(story.node(n).incident_id == 1 for n in ("gpu1", "gpu2"))
+
+
+def test_rolling_up_takes_along_the_other_nodes_of_an_older_incident() -> None:
+    story = Story(4)
+    story.see(m.LoopLagged(9999.0))
+    for name in ("gpu1", "gpu2"):
+        story.die(name)
+        story.now += 20
+    story.change("gpu3", incident_id=2, state=State.DEAD)
+    merged = incidents.merge(story.belief, ("gpu1", "gpu2"), story.now)
+    assert {n.incident_id for n in merged.nodes.values()} == {None, 1}
+    assert [i.open for i in merged.incidents.values()] == [True, False]
+    assert "rolled up into incident 1" in texts(merged.incidents[2])
+
+
+def test_a_node_given_up_keeps_the_whole_incident_with_a_person() -> None:
+    story = Story(4)
+    story.die("gpu1", "gpu2")
+    story.pass_time(11)
+    story.see(repair_failed("gpu1", curable=False))
+    assert story.state("gpu1") is State.GAVE_UP
+    story.see(after=1)
+    assert story.state("gpu2") is State.REPAIRING
+    assert story.incidents[0].phase is Phase.NEEDS_PERSON
+    story.come_back("gpu2")
+    assert story.incidents[0].phase is Phase.NEEDS_PERSON
+    story.come_back("gpu1")
+    assert story.incidents[0].phase is Phase.RESOLVED
+
+
+def test_once_the_given_up_node_is_back_the_others_are_firing_again() -> None:
+    story = Story(4)
+    story.die("gpu1", "gpu2")
+    story.pass_time(11)
+    story.see(repair_failed("gpu1", curable=False))
+    story.come_back("gpu1")
+    assert story.incidents[0].phase is not Phase.NEEDS_PERSON
+    assert story.incidents[0].open
+
+
+def test_the_oldest_resolved_are_forgotten_and_open_ones_never() -> None:
+    story = Story(3, max_incidents=2)
+    for life, following in ("ab", "bc", "cd"):
+        story.die("gpu1", life=life)
+        story.come_back("gpu1", following)
+        story.see(repaired("gpu1", len(story.given(m.RestartWorker))))
+    assert [i.id for i in story.incidents] == [2, 3]
+    kept = incidents.trim(story.belief, 0)
+    assert incidents.opened(kept) == 0
+    first = replace(story.incidents[0], phase=Phase.FIRING)
+    still = incidents.trim(replace(story.belief, incidents={2: first, 3: story.incidents[1]}), 0)
+    assert list(still.incidents) == [2]

@@ -1,0 +1,488 @@
+"""Stories: what happens to a cluster, told in events and asserts."""
+
+import pytest
+
+from grid_agent.core import messages as m
+from grid_agent.core.model import Cause, Phase, Refusal, State
+from tests.core.situations import (
+    Story,
+    answered,
+    no_process,
+    not_reached,
+    pid_there,
+    refused,
+    repair_failed,
+    repaired,
+    row,
+    task_missed,
+    task_ran,
+    timed_out,
+    unreachable,
+)
+
+
+def kinds(orders: tuple[m.Order, ...]) -> list[str]:
+    return [type(o).__name__ for o in orders]
+
+
+# --- joining -----------------------------------------------------------------------------------
+
+
+def test_a_node_joins_when_a_pinned_task_has_run() -> None:
+    story = Story(1, joined=False)
+    orders = story.see(story.listing())
+    assert orders == (m.ProveNode("head", "head-a"), m.ProveNode("gpu1", "gpu1-a"))
+    story.see(answered("gpu1"))
+    assert story.state("gpu1") is State.JOINING
+    story.see(task_ran("gpu1"))
+    assert story.state("gpu1") is State.ALIVE
+    assert story.incidents == []
+
+
+def test_a_node_that_never_joins_is_looked_for_and_started() -> None:
+    story = Story(3, joined=False)
+    rows = m.NodesListed((row("head"), row("gpu2"), row("gpu3")))
+    story.see(rows, *(task_ran(n) for n in ("head", "gpu2", "gpu3")))
+    story.pass_time(59, rows)
+    assert story.given(m.LookAtHost) == []
+    assert story.see(rows, after=1) == (m.LookAtHost("gpu1", None),)
+    orders = story.see(no_process("gpu1"), after=0.1)
+    assert orders == (m.RestartWorker("gpu1", "head", 1, None),)
+
+
+def test_a_node_that_never_joins_is_not_judged_while_the_gcs_is_silent() -> None:
+    story = Story(1, joined=False)
+    story.pass_time(100, m.GcsWentSilent("x"), no_process("gpu1"))
+    assert story.state("gpu1") is State.JOINING
+    assert story.incidents == []
+
+
+def test_a_host_that_was_down_at_the_start_is_started_when_it_answers() -> None:
+    story = Story(3, joined=False)
+    rows = m.NodesListed((row("head"), row("gpu2"), row("gpu3")))
+    story.see(rows, *(task_ran(n) for n in ("head", "gpu2", "gpu3")))
+    story.pass_time(60, rows)
+    story.see(not_reached("gpu1"))
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.DEAD, Cause.HOST_DOWN)
+    assert story.see(no_process("gpu1"), after=2) == (m.RestartWorker("gpu1", "head", 1, None),)
+
+
+# --- a death ------------------------------------------------------------------------------------
+
+
+def test_killed_told_restarted_healed() -> None:
+    story = Story()
+    assert story.see(refused("gpu1")) == (m.LookAtHost("gpu1", "gpu1-a"),)
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.SUSPECT, None)
+    tell, restart = story.see(no_process("gpu1"), after=0.1)
+    assert isinstance(tell, m.TellRay)
+    assert (tell.node_id, tell.cause) == ("gpu1-a", Cause.PROCESS_GONE)
+    assert tell.text.startswith("grid-agent: process gone: heartbeat from the head refused")
+    assert restart == m.RestartWorker("gpu1", "head", 1, "gpu1-a")
+    story.see(story.listing(row("gpu1", alive=False)), after=1)
+    assert story.see(repaired("gpu1"), after=3) == ()
+    assert story.state("gpu1") is State.REPAIRING
+    assert story.see(story.listing(row("gpu1", "b")), after=1) == (m.ProveNode("gpu1", "gpu1-b"),)
+    story.see(task_ran("gpu1", "b"), after=0.2)
+    assert story.state("gpu1") is State.ALIVE
+    assert [i.phase for i in story.incidents] == [Phase.RESOLVED]
+
+
+def test_a_refused_heartbeat_alone_restarts_nothing() -> None:
+    story = Story()
+    story.pass_time(600, refused("gpu1"))
+    assert story.state("gpu1") is State.SUSPECT
+    assert story.given(m.RestartWorker) == story.given(m.TellRay) == []
+
+
+def test_marked_dead_by_ray_alone_restarts_nothing_until_the_host_is_seen() -> None:
+    story = Story()
+    dead = story.listing(row("gpu1", alive=False))
+    story.pass_time(60, dead)
+    assert story.state("gpu1") is State.SUSPECT
+    assert kinds(story.see(dead, no_process("gpu1"), after=1)) == ["RestartWorker"]
+
+
+def test_a_zombie_is_fenced_and_restarted_after_its_time_to_exit() -> None:
+    story = Story()
+    dead = story.listing(row("gpu1", alive=False))
+    story.see(dead)
+    story.see(pid_there("gpu1"), answered("gpu1"), after=1)
+    assert story.state("gpu1") is State.SUSPECT
+    orders = story.see(pid_there("gpu1"), answered("gpu1"), after=5)
+    assert orders == (m.RestartWorker("gpu1", "head", 1, "gpu1-a"),)
+    assert story.node("gpu1").cause is Cause.ZOMBIE
+
+
+def test_a_node_that_runs_no_tasks_is_restarted_after_a_look() -> None:
+    story = Story()
+    story.see(story.listing(row("gpu1", "b")))
+    story.pass_time(60, answered("gpu1", "b"), task_missed("gpu1", "b"), every=5)
+    story.pass_time(70, answered("gpu1", "b"), pid_there("gpu1", "b"), every=2)
+    assert story.given(m.RestartWorker) == [m.RestartWorker("gpu1", "head", 1, "gpu1-b")]
+    assert story.incidents[0].cause is Cause.CANNOT_RUN_TASKS
+
+
+# --- repairs that fail ---------------------------------------------------------------------------
+
+
+def test_attempts_fail_back_off_and_end_with_a_person() -> None:
+    story = Story()
+    story.die("gpu1")
+    began = [story.now]
+    for number, wait_s in ((1, 2.0), (2, 10.0), (3, 30.0)):
+        assert story.see(repair_failed("gpu1", number), after=3) == ()
+        assert (story.state("gpu1"), story.refusal("gpu1")) == (State.DEAD, Refusal.BACKING_OFF)
+        assert story.see(after=wait_s - 0.5) == ()
+        assert story.see(after=0.5) == (m.RestartWorker("gpu1", "head", number + 1, "gpu1-a"),)
+        began.append(story.now)
+    story.see(repair_failed("gpu1", 4), after=3)
+    assert story.state("gpu1") is State.GAVE_UP
+    story.pass_time(100)
+    assert len(story.given(m.RestartWorker)) == story.policy.node_attempts
+    (only,) = story.incidents
+    assert only.phase is Phase.NEEDS_PERSON
+    assert only.steps[-1].text.endswith("last error: ray start failed")
+
+
+def test_what_a_restart_cannot_cure_is_given_up_at_once() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.see(repair_failed("gpu1", curable=False), after=3)
+    assert story.state("gpu1") is State.GAVE_UP
+    assert len(story.given(m.RestartWorker)) == 1
+    assert story.incidents[0].phase is Phase.NEEDS_PERSON
+
+
+def test_a_person_cures_it_and_the_next_death_is_repaired_as_any_other() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.see(repair_failed("gpu1", curable=False), after=3)
+    story.come_back("gpu1")
+    assert (story.state("gpu1"), story.incidents[0].phase) == (State.ALIVE, Phase.RESOLVED)
+    story.now += 3600
+    assert kinds(story.die("gpu1", life="b")) == ["TellRay", "RestartWorker"]
+
+
+def test_a_repair_whose_result_never_comes_is_timed_out() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.pass_time(89)
+    assert story.state("gpu1") is State.REPAIRING
+    story.see(after=1.1)
+    assert story.state("gpu1") is State.DEAD
+    assert "no answer from the repair after 90 s" in story.incidents[0].steps[-2].text
+    assert kinds(story.see(after=2)) == ["RestartWorker"]
+    story.see(m.RepairEnded("gpu1", 1, ok=False, detail="late"))
+    assert story.state("gpu1") is State.REPAIRING
+
+
+def test_a_repair_that_says_ok_but_never_becomes_usable_counts_as_failed() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.see(repaired("gpu1"), story.listing(row("gpu1", "b")), after=3)
+    story.pass_time(25, answered("gpu1", "b"), task_missed("gpu1", "b"), every=5)
+    assert story.state("gpu1") is State.REPAIRING
+    story.see(after=5.1)
+    assert story.state("gpu1") is State.DEAD
+    assert story.given(m.LookAtHost)[-1].node_id == "gpu1-b"
+    story.pass_time(40, answered("gpu1", "b"), pid_there("gpu1", "b"))
+    assert story.given(m.RestartWorker)[-1] == m.RestartWorker("gpu1", "head", 2, "gpu1-b")
+    assert story.node("gpu1").cause is Cause.CANNOT_RUN_TASKS
+
+
+def test_a_repair_that_says_ok_but_whose_raylet_is_never_listed_counts_as_failed() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.see(repaired("gpu1"), after=3)
+    story.pass_time(33, refused("gpu1"))
+    assert story.given(m.RestartWorker)[-1] == m.RestartWorker("gpu1", "head", 2, "gpu1-a")
+
+
+def test_a_new_life_is_not_ended_on_what_was_seen_of_the_old_one() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.see(story.listing(row("gpu1", "b")), after=2)
+    story.see(repair_failed("gpu1"), after=1)  # the repair failed, and yet a raylet is listed
+    orders = story.see(timed_out("gpu1", "b"), after=10)
+    assert kinds(orders) == ["LookAtHost"]
+    assert story.refusal("gpu1") is Refusal.ONE_WITNESS
+    story.see(pid_there("gpu1", "b"), answered("gpu1", "b"), task_ran("gpu1", "b"), after=0.1)
+    assert story.state("gpu1") is State.ALIVE
+    assert len(story.given(m.TellRay)) == 1
+
+
+def test_a_repaired_raylet_that_dies_at_once_is_seen_dead_by_itself() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.see(story.listing(row("gpu1", "b")), after=2)
+    story.see(repair_failed("gpu1"), refused("gpu1", "b"), after=1)
+    orders = story.see(no_process("gpu1"), after=2)
+    assert kinds(orders) == ["TellRay", "RestartWorker"]
+    assert orders[-1] == m.RestartWorker("gpu1", "head", 2, "gpu1-b")
+
+
+def test_the_next_node_waits_until_a_lost_repair_is_over_even_of_a_stopped_node() -> None:
+    story = Story(5)
+    story.die("gpu1")
+    story.see(m.PeopleStopped(frozenset({"gpu1"})), after=1)
+    story.die("gpu2")
+    assert story.refusal("gpu2") is Refusal.IN_FLIGHT
+    story.pass_time(90)
+    assert story.given(m.RestartWorker)[-1].node == "gpu2"
+
+
+def test_a_node_back_before_its_repair_answered_still_keeps_the_turn() -> None:
+    story = Story(5)
+    story.die("gpu1")
+    story.come_back("gpu1")
+    assert story.state("gpu1") is State.ALIVE
+    story.die("gpu2")
+    assert story.refusal("gpu2") is Refusal.IN_FLIGHT
+    assert kinds(story.see(repaired("gpu1"), after=1)) == ["RestartWorker"]
+
+
+# --- many at once ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_half_of_the_workers_at_once_are_held_then_repaired_one_at_a_time(workers: int) -> None:
+    story = Story(workers)
+    story.see(refused("gpu1"), refused("gpu2"))
+    failed_at = story.now
+    story.see(no_process("gpu1"), no_process("gpu2"), after=0.1)
+    assert [o.node for o in story.given(m.TellRay)] == ["gpu1", "gpu2"]
+    while story.now < failed_at + 9.5:
+        story.see(after=0.5)
+        assert story.given(m.RestartWorker) == []
+    story.see(after=0.5)
+    assert [o.node for o in story.given(m.RestartWorker)] == ["gpu1"]
+    story.pass_time(5)
+    assert story.refusal("gpu2") is Refusal.IN_FLIGHT
+    story.see(repaired("gpu1"))
+    story.come_back("gpu1")
+    assert [o.node for o in story.given(m.RestartWorker)] == ["gpu1", "gpu2"]
+    story.see(repaired("gpu2"))
+    story.come_back("gpu2")
+    assert [i.phase for i in story.incidents] == [Phase.RESOLVED]
+
+
+def test_one_of_two_is_repaired_at_once() -> None:
+    story = Story(2)
+    assert kinds(story.die("gpu1")) == ["TellRay", "RestartWorker"]
+
+
+def test_all_hosts_out_of_reach_is_our_own_trouble_and_nobody_is_told_or_restarted() -> None:
+    story = Story(3)
+    everyone = ("gpu1", "gpu2", "gpu3")
+    story.pass_time(300, *(unreachable(n) for n in everyone), *(not_reached(n) for n in everyone))
+    assert story.given(m.TellRay) == story.given(m.RestartWorker) == []
+    assert len([i for i in story.incidents if i.open]) == 1
+    story.see(*(pid_there(n) for n in everyone), after=1)  # the looks are back before the heartbeats
+    story.see(*(answered(n) for n in everyone), after=1)
+    assert {story.state(n) for n in everyone} == {State.ALIVE}
+    assert story.given(m.TellRay) == story.given(m.RestartWorker) == []
+    assert [i.phase for i in story.incidents] == [Phase.RESOLVED]
+
+
+def test_one_host_out_of_reach_is_told_after_its_time_and_restarted_when_it_answers() -> None:
+    story = Story(3)
+    story.pass_time(120, unreachable("gpu1"), not_reached("gpu1"))
+    assert story.given(m.TellRay) == []
+    story.pass_time(3, unreachable("gpu1"), not_reached("gpu1"))
+    assert [o.cause for o in story.given(m.TellRay)] == [Cause.HOST_DOWN]
+    dead = story.listing(row("gpu1", alive=False))
+    story.pass_time(600, dead, unreachable("gpu1"), not_reached("gpu1"))
+    assert story.given(m.RestartWorker) == []
+    assert kinds(story.see(dead, no_process("gpu1"), after=1)) == ["RestartWorker"]
+    assert "the host answers again: process gone" in "".join(s.text for s in story.incidents[0].steps)
+
+
+# --- reasons to do nothing -------------------------------------------------------------------------
+
+
+def test_a_silent_gcs_holds_and_its_answer_releases() -> None:
+    story = Story()
+    story.see(m.GcsWentSilent("x"))
+    story.pass_time(5, m.GcsWentSilent("x"))
+    assert story.die("gpu1") == ()
+    assert story.refusal("gpu1") is Refusal.GCS_SILENT
+    assert kinds(story.see(story.listing(), after=1)) == ["TellRay", "RestartWorker"]
+
+
+def test_observe_reports_and_never_acts() -> None:
+    story = Story(mode="observe")
+    story.die("gpu1")
+    story.pass_time(600, refused("gpu1"), no_process("gpu1"))
+    story.pass_time(300, timed_out("gpu2"), pid_there("gpu2"))
+    assert story.given(m.TellRay) == story.given(m.RestartWorker) == []
+    assert {i.cause for i in story.incidents} == {Cause.PROCESS_GONE, Cause.HUNG}
+
+
+def test_what_a_person_stopped_stays_stopped_until_let_go() -> None:
+    story = Story()
+    story.see(m.PeopleStopped(frozenset({"gpu1"})))
+    assert story.state("gpu1") is State.CORDONED
+    dead = story.listing(row("gpu1", alive=False))
+    story.pass_time(600, dead, refused("gpu1"), no_process("gpu1"))
+    assert story.given(m.RestartWorker) == story.given(m.LookAtHost) == []
+    story.see(m.PeopleStopped(frozenset()))
+    assert story.state("gpu1") is State.JOINING
+    story.pass_time(20, dead, refused("gpu1"))
+    assert story.state("gpu1") is State.JOINING, "start.py needs its time; the old row is no news"
+    story.come_back("gpu1")
+    assert story.state("gpu1") is State.ALIVE
+    assert story.incidents == []
+    assert story.given(m.RestartWorker) == []
+
+
+def test_a_node_let_go_that_nobody_starts_is_started() -> None:
+    story = Story()
+    story.see(m.PeopleStopped(frozenset({"gpu1"})))
+    dead = story.listing(row("gpu1", alive=False))
+    story.see(dead, after=5)
+    story.see(m.PeopleStopped(frozenset()), after=5)
+    story.pass_time(61, dead)
+    assert kinds(story.see(no_process("gpu1"))) == ["RestartWorker"]
+
+
+def test_stopping_a_dead_node_resolves_its_incident_and_forgives_its_attempts() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.see(repair_failed("gpu1", curable=False))
+    story.see(m.PeopleStopped(frozenset({"gpu1"})))
+    assert story.incidents[0].phase is Phase.RESOLVED
+    story.see(m.PeopleStopped(frozenset()))
+    assert story.node("gpu1").attempts == ()
+    story.come_back("gpu1")
+    orders = story.die("gpu1", life="b")
+    assert orders[-1] == m.RestartWorker("gpu1", "head", 2, "gpu1-b")
+
+
+def test_a_dead_head_is_never_repaired_from_inside() -> None:
+    story = Story()
+    story.see(refused("head"), no_process("head"))
+    assert story.state("head") is State.SUSPECT
+    story.pass_time(300, refused("head"), no_process("head"))
+    assert story.given(m.RestartWorker) == story.given(m.TellRay) == []
+
+
+# --- hung and slow ---------------------------------------------------------------------------------
+
+
+def hang(story: Story, seconds: float) -> None:
+    story.pass_time(seconds, timed_out("gpu1"), pid_there("gpu1"))
+
+
+def test_hung_is_suspected_with_its_cause_and_ended_after_its_time_only() -> None:
+    story = Story()
+    story.see(timed_out("gpu1"), after=1)
+    assert story.state("gpu1") is State.ALIVE
+    hang(story, 5)
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.SUSPECT, Cause.HUNG)
+    hang(story, 84)
+    assert story.state("gpu1") is State.SUSPECT
+    hang(story, 4)
+    assert story.given(m.RestartWorker) == [m.RestartWorker("gpu1", "head", 1, "gpu1-a")]
+    assert story.given(m.TellRay) == [], "a hung raylet lives; Ray is told after the fence"
+    (tell,) = story.see(repaired("gpu1"), after=5)
+    assert isinstance(tell, m.TellRay)
+    assert (tell.node_id, tell.cause) == ("gpu1-a", Cause.HUNG)
+
+
+def test_ray_is_told_of_the_fenced_one_though_the_new_one_is_listed_already() -> None:
+    story = Story()
+    hang(story, 100)
+    story.come_back("gpu1")
+    assert story.given(m.TellRay) == []
+    (tell,) = story.see(repaired("gpu1"), after=1)
+    assert isinstance(tell, m.TellRay)
+    assert tell.node_id == "gpu1-a"
+    story.pass_time(10, answered("gpu1", "b"))
+    assert len(story.given(m.TellRay)) == 1
+
+
+def test_a_hung_node_that_answers_while_its_repair_runs_is_not_called_healthy() -> None:
+    story = Story()
+    hang(story, 100)
+    story.see(answered("gpu1"), after=0.5)
+    assert story.state("gpu1") is State.REPAIRING
+
+
+def test_a_slow_node_that_answers_again_leaves_no_trace() -> None:
+    story = Story()
+    hang(story, 60)
+    assert story.state("gpu1") is State.SUSPECT
+    story.see(answered("gpu1"), after=1)
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.ALIVE, None)
+    assert story.incidents == []
+    assert story.given(m.Notify) == []
+
+
+def test_a_host_seen_again_gets_the_whole_time_of_a_hang() -> None:
+    story = Story()
+    story.pass_time(100, unreachable("gpu1"), not_reached("gpu1"))
+    hang(story, 89)
+    assert story.given(m.RestartWorker) == []
+
+
+# --- other lives ---------------------------------------------------------------------------------
+
+
+def test_a_new_incarnation_by_hand_joins_and_is_alive() -> None:
+    story = Story()
+    assert story.see(story.listing(row("gpu1", "b"))) == (m.ProveNode("gpu1", "gpu1-b"),)
+    assert story.state("gpu1") is State.JOINING
+    story.see(task_ran("gpu1", "b"))
+    assert story.state("gpu1") is State.ALIVE
+    assert story.incidents == []
+
+
+def test_late_news_of_an_old_life_does_not_matter() -> None:
+    story = Story()
+    story.come_back("gpu1")
+    before = story.belief
+    late = (refused("gpu1"), timed_out("gpu1"), task_missed("gpu1"), answered("gpu1"), task_ran("gpu1"))
+    assert story.see(*late) == ()
+    assert story.belief == before
+
+
+def test_a_late_look_does_not_matter_hours_later() -> None:
+    story = Story()
+    story.see(no_process("gpu1"))
+    story.now += 7200
+    orders = story.see(story.listing(row("gpu1", alive=False)))
+    assert orders == (m.LookAtHost("gpu1", "gpu1-a"),)
+    assert story.state("gpu1") is State.SUSPECT
+
+
+def test_unknown_nodes_are_ignored() -> None:
+    story = Story()
+    events = (refused("x"), no_process("x"), repaired("x"), m.PeopleStopped(frozenset({"x"})))
+    assert story.see(*events, m.NodesListed((*story.rows.values(), row("x")))) == ()
+    assert set(story.belief.nodes) == set(story.names)
+
+
+# --- the rhythm ------------------------------------------------------------------------------------
+
+
+def test_nothing_is_ordered_twice() -> None:
+    story = Story(5)
+    story.die("gpu1", "gpu2")
+    count = len(story.orders)
+    for _ in range(5):
+        assert story.see() == ()
+    assert len(story.orders) == count
+
+
+def test_a_suspect_is_looked_at_every_two_seconds() -> None:
+    story = Story()
+    story.pass_time(10, refused("gpu1"))
+    assert len(story.given(m.LookAtHost)) == 5
+
+
+def test_proofs_are_asked_for_every_five_seconds() -> None:
+    story = Story()
+    story.see(story.listing(row("gpu1", "b")))
+    story.pass_time(14, answered("gpu1", "b"))
+    assert len(story.given(m.ProveNode)) == 3

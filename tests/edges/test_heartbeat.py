@@ -1,0 +1,116 @@
+"""Heartbeats against real processes that speak the raylet's port: killed, stopped, never there."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+
+from grid_agent.core import messages as m
+from grid_agent.core.model import Incarnation, Miss, NodeBelief, State
+from grid_agent.edges.heartbeat import Heartbeats, connect
+from tests.support.cluster import ROOT, free_port
+
+
+@contextmanager
+def raylet(*argv: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [sys.executable, "-m", "tests.support.health_server", *argv]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def node(port: int, node_id: str = "id1") -> NodeBelief:
+    known = Incarnation(node_id, "127.0.0.1", port)
+    return NodeBelief("w1", "127.0.0.1", "worker", State.ALIVE, 0.0, incarnation=known)
+
+
+@asynccontextmanager
+async def following(
+    port: int, deadline_s: float = 0.5
+) -> AsyncIterator[tuple[Heartbeats, asyncio.Queue[m.Event]]]:
+    news: asyncio.Queue[m.Event] = asyncio.Queue()
+    beats = Heartbeats(news.put_nowait, deadline_s)
+    beats.follow([node(port)])
+    try:
+        yield beats, news
+    finally:
+        await beats.close()
+
+
+async def test_a_living_raylet_answers_with_its_round_trip() -> None:
+    with raylet() as (_, port):
+        async with following(port, deadline_s=5.0) as (beats, news):
+            (event,) = await beats.sweep()
+            assert isinstance(event, m.HeartbeatAnswered)
+            assert (event.node, event.node_id) == ("w1", "id1")
+            assert 0 < event.rtt_ms < 5000
+            assert news.empty()
+
+
+async def test_a_killed_raylet_is_news_without_a_sweep() -> None:
+    with raylet() as (process, port):
+        async with following(port, deadline_s=5.0) as (beats, news):
+            await beats.sweep()
+            process.kill()
+            event = await asyncio.wait_for(news.get(), 5)
+            assert isinstance(event, m.HeartbeatMissed)
+            assert (event.how, event.node_id) == (Miss.REFUSED, "id1")
+            assert str(port) in event.detail
+
+
+async def test_a_stopped_raylet_is_silent_not_refused() -> None:
+    with raylet() as (process, port):
+        async with following(port) as (beats, news):
+            await asyncio.sleep(0)
+            while not isinstance((await beats.sweep())[0], m.HeartbeatAnswered):
+                pass
+            os.kill(process.pid, signal.SIGSTOP)
+            (event,) = await beats.sweep()
+            assert isinstance(event, m.HeartbeatMissed)
+            assert event.how is Miss.TIMED_OUT
+            os.kill(process.pid, signal.SIGCONT)
+            answers = [(await beats.sweep())[0] for _ in range(5)]
+            assert any(isinstance(a, m.HeartbeatAnswered) for a in answers)
+            assert news.empty()
+
+
+async def test_a_port_nobody_listens_on_is_refused() -> None:
+    async with following(free_port()) as (beats, _):
+        (event,) = await beats.sweep()
+        assert isinstance(event, m.HeartbeatMissed)
+        assert event.how is Miss.REFUSED
+
+
+async def test_an_answer_that_is_not_serving_is_told_apart() -> None:
+    with raylet("not-serving") as (_, port):
+        async with following(port, deadline_s=5.0) as (beats, _):
+            (event,) = await beats.sweep()
+            assert isinstance(event, m.HeartbeatMissed)
+            assert event.how is Miss.NOT_SERVING
+
+
+async def test_only_the_newest_incarnation_is_followed() -> None:
+    with raylet() as (_, old), raylet() as (_, new):
+        async with following(old, deadline_s=5.0) as (beats, news):
+            await beats.sweep()
+            beats.follow([node(new, "id2")])
+            (event,) = await beats.sweep()
+            assert isinstance(event, m.HeartbeatAnswered)
+            assert event.node_id == "id2"
+            assert news.empty()  # letting a channel go is not its end
+            beats.follow([])
+            assert await beats.sweep() == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+async def test_connect_reads_the_errno(address: str) -> None:
+    seen = await connect(address, free_port(), 1.0)
+    assert seen.miss in (Miss.REFUSED, Miss.UNREACHABLE)

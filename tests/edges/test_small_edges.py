@@ -1,0 +1,85 @@
+"""The small edges: what people stopped, a look at a host, what a node sees of itself."""
+
+from pathlib import Path
+from typing import Any
+
+from grid_agent.core import messages as m
+from grid_agent.core.model import Raylet
+from grid_agent.edges.looks import Looks
+from grid_agent.edges.node_probe import NodeProbe
+from grid_agent.edges.people import StoppedByPeople
+
+
+def test_stopped_nodes_are_files(tmp_path: Path) -> None:
+    people = StoppedByPeople(tmp_path / "stopped")
+    assert people.stopped() == frozenset()
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / "gpu1").touch()
+    assert people.stopped() == {"gpu1"}
+
+
+def test_a_folder_that_cannot_be_read_forgets_nobody(tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    (folder / "gpu1").touch()
+    people = StoppedByPeople(folder)
+    assert people.stopped() == {"gpu1"}
+    folder.rename(tmp_path / "away")
+    folder.write_text("not a folder")
+    assert people.stopped() == {"gpu1"}
+
+
+class Answers:
+    """A transport with one answer; it remembers what was asked."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self.answer = answer
+        self.asked: list[dict[str, Any]] = []
+
+    async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        self.asked.append(request)
+        return self.answer
+
+
+async def test_a_look_becomes_an_event() -> None:
+    seen = {"pid": 7, "node_id": "id1", "start_ticks": 9, "stat": "S", "node_name": "w1"}
+    host = Answers({"ok": True, "raylets": [seen]})
+    event = await Looks(lambda _: host, "10.0.0.10:6379", by="head").look(m.LookAtHost("w1", "id1"))
+    assert event == m.HostLooked("w1", "head", (Raylet(7, "id1", 9, "S"),))
+    assert host.asked[0]["op"] == "look"
+    assert host.asked[0]["gcs_address"] == "10.0.0.10:6379"
+
+
+async def test_a_host_that_cannot_be_asked_is_unreachable_not_empty() -> None:
+    host = Answers({"ok": False, "error": "no_route", "detail": "No route to host"})
+    event = await Looks(lambda _: host, "10.0.0.10:6379", by="head").look(m.LookAtHost("w1", None))
+    assert event == m.HostUnreachable("w1", "head", "no_route: No route to host")
+
+
+def test_a_node_reports_itself() -> None:
+    report = NodeProbe("/tmp").report()
+    assert isinstance(report["gpus_seen"], int)  # 0 without NVIDIA software, never an error
+    assert report["mem_available_mb"] > 0
+    assert report["disk_free_mb"] > 0
+    assert report["load1"] >= 0
+    assert report["raylet_pid"] > 0
+
+
+def test_a_hanging_gpu_driver_is_unknown_and_is_asked_by_one_thread_only() -> None:
+    import threading
+
+    release, asked = threading.Event(), []
+
+    class Hanging(NodeProbe):
+        def _count(self) -> tuple[int | None, str]:
+            asked.append(1)
+            release.wait(30)
+            return 2, ""
+
+    probe = Hanging("/tmp")
+    assert probe.report()["gpus_seen"] is None
+    assert "still hangs" in probe.report()["detail"]
+    assert len(asked) == 1
+    release.set()
+    probe._stuck.join()
+    assert probe.report()["gpus_seen"] == 2

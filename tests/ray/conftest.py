@@ -1,0 +1,32 @@
+"""One real cluster for the whole folder: head, two workers, the agent, and a server that plays Slack."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.slack_server import SlackServer
+
+TOKEN = "xoxb-canary-3f9c"
+
+
+@dataclass
+class Running:
+    """The running cluster, what its start printed, and the fake Slack."""
+
+    cluster: Cluster
+    slack: SlackServer
+    output: str
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Running]:
+    with SlackServer(token=TOKEN) as slack:
+        cluster = Cluster(slack={"channel": "#ray", "base_url": slack.base_url})
+        try:
+            started = cluster.start(SLACK_BOT_TOKEN=TOKEN)
+            assert started.returncode == 0, started.stdout + started.stderr
+            yield Running(cluster, slack, started.stdout)
+        finally:
+            cluster.close()
