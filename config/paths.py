@@ -14,6 +14,9 @@ from config.settings import Node, Settings
 # Ray puts sockets at <temp dir>/session_<date>_<pid>/sockets/plasma_store.<n>, and a Unix socket path
 # holds 107 bytes: what is left for the folder itself.
 TEMP_DIR_MAX = 39
+# OpenSSH puts a name of 58 bytes below the folder, and its socket paths hold 104 on the strictest system.
+SSH_CONTROL_MAX = 104 - 58
+REMOTE_ROOT = "~/.local/state/grid-agent/{cluster}"
 RAY_DEFAULT_TEMP_DIR = "/tmp/ray"  # noqa: S108 - Ray's own default, used as it is
 
 
@@ -101,6 +104,39 @@ class StatePaths:
         """What deploying the application said."""
         return self.logs / "deploy.log"
 
+    def ssh_control(self, uid: int) -> str:
+        """The folder for the sockets of kept SSH connections: in the state folder, if that is short enough."""
+        folder = str(self.root / "ssh")
+        if len(folder.encode()) <= SSH_CONTROL_MAX:
+            return folder
+        return f"/tmp/ga-ssh-{uid}-{hashlib.sha256(folder.encode()).hexdigest()[:10]}"  # noqa: S108
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFiles:
+    """What is kept of one node on its own host; a leading `~/` is left for that host to expand."""
+
+    log: str
+    lock: str
+    ray_token: str
+
+
+def node_files(settings: Settings, node: Node, state: StatePaths) -> NodeFiles:
+    """Where a node's log, lock and Ray token are on the host that runs it.
+
+    Args:
+        settings: The cluster.
+        node: One of its nodes.
+        state: The state folder of the head host, where a node on the head's machine keeps its files.
+
+    Returns:
+        Paths as that host understands them.
+    """
+    if settings.ssh is None or node.role == "head":
+        return NodeFiles(str(state.node_log(node.name)), str(state.node_lock(node.name)), str(state.ray_token))
+    root = REMOTE_ROOT.format(cluster=settings.cluster)
+    return NodeFiles(f"{root}/logs/{node.name}.log", f"{root}/locks/{node.name}.lock", f"{root}/ray_token")
+
 
 def on_this_machine(path: str) -> str:
     """A path of the file as this machine reads it: `~/` is the home folder."""
@@ -135,3 +171,20 @@ def temp_dir(settings: Settings, node: Node, uid: int) -> str:
     # One machine: its raylets share the head's session.
     given = given or settings.head.temp_dir
     return on_this_machine(given) if given else own_temp_dir(settings.cluster, uid)
+
+
+def session_dir(settings: Settings, node: Node, heads: str | None, uid: int) -> str | None:
+    """The folder of the running session on a node's host: of the same name as the head's.
+
+    Args:
+        settings: The cluster.
+        node: One of its nodes.
+        heads: The head's session folder, None when nothing runs.
+        uid: As for `temp_dir`.
+
+    Returns:
+        The folder, None when the head's is not known.
+    """
+    if heads is None or settings.ssh is None or node.role == "head":
+        return heads
+    return f"{temp_dir(settings, node, uid)}/{Path(heads).name}"

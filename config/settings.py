@@ -139,7 +139,8 @@ class RayConfig(Frozen):
     auth: Literal["token", "disabled"] | None = None
     """Whether Ray asks for a token. Default null: `token` with an `ssh` section, `disabled` without."""
     temp_dir: TempDir | None = None
-    """Folder for Ray's sessions on every node. Default null: /tmp/ray, Ray's own."""
+    """Folder for Ray's sessions on every node. Default null: /tmp/ray, Ray's own; without `ssh`
+    /tmp/ray-<cluster>-<uid>, so that this cluster and another Ray of the machine do not meet."""
 
     @model_validator(mode="after")
     def _bounded(self) -> "RayConfig":

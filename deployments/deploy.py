@@ -33,9 +33,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         serve.run(build(settings), name=NAME, route_prefix=ROUTE_PREFIX)
     except RuntimeError as error:
-        print(f"the application {NAME} did not start: {error}", file=sys.stderr)  # noqa: T201
+        print(f"the application {NAME} did not start: {_why() or error}", file=sys.stderr)  # noqa: T201
         return 3
     return 0
+
+
+def _why() -> str:
+    """What Serve says of our deployments; its exception names them, but not what is wrong with them."""
+    found = serve.status().applications.get(NAME)
+    messages = [d.message for d in found.deployments.values()] if found else []
+    return "\n".join(m for m in messages if m)
 
 
 if __name__ == "__main__":

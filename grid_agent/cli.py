@@ -1,4 +1,4 @@
-"""The `grid-agent` command: thin. Each command asks one thing and turns the answer into text and exit code."""
+"""The `grid-agent` command. Each command asks one thing and turns the answer into text and exit code."""
 
 import json
 import os

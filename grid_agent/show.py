@@ -15,10 +15,9 @@ def health(body: dict[str, Any]) -> list[str]:
     """The health report: one line of summary, a table of nodes, what the observer doubts."""
     alive = sum(n["state"] == "ALIVE" for n in body["nodes"])
     open_incidents = body["incidents"]["open"]
-    lines = [
-        f"{body['status']}: {alive} of {len(body['nodes'])} nodes ALIVE, {open_incidents} open incidents, "
-        f"mode {body['mode']}, {body['age_s']:.1f} s old"
-    ]
+    alive_of = f"{alive} of {len(body['nodes'])} nodes ALIVE"
+    age = f"{body['age_s']:.1f} s old"
+    lines = [f"{body['status']}: {alive_of}, {open_incidents} open incidents, mode {body['mode']}, {age}"]
     lines += table(
         ("NODE", "HOST", "ROLE", "STATE", "SINCE", "HEARTBEAT", "GPUS", "CAUSE", "ACTION"),
         (_node(node) for node in body["nodes"]),

@@ -4,16 +4,20 @@ Both `bootstrap` and the agent's repairs use it, so that a healed node is the no
 run anything, and never put a secret into an argv: those are visible to every user of the host.
 """
 
+import ipaddress
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from config import paths, tuning
 from config.settings import Node, Settings
 
 MEBIBYTE = 1024 * 1024
 HEAD_LABEL = ("grid-agent/role", "head")
+# Of an account on another host, where no login shell sets one; its host program expands the `~/`.
+HOME_PATH = "~/.local/bin"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # What a raylet may inherit. Everything else stays behind: a raylet started from inside a Ray worker would
@@ -41,6 +45,15 @@ STORE_CONNECT = {
 def is_local(settings: Settings, node: Node) -> bool:
     """Whether the node's processes run on the machine that starts the cluster."""
     return settings.ssh is None or node.role == "head"
+
+
+def is_address(host: str) -> bool:
+    """Whether a host of the file is an address, not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def ray_folder(settings: Settings, node: Node) -> str | None:
@@ -139,7 +152,8 @@ def worker_argv(settings: Settings, node: Node, gcs_address: str | None = None) 
         "start",
         f"--address={gcs_address or connect_address(settings)}",
         f"--node-name={node.name}",
-        f"--node-ip-address={node.host}",
+        # Of a host by name Ray finds the address by which it reaches the head.
+        *([f"--node-ip-address={node.host}"] if one_machine or is_address(node.host) else []),
         "--dashboard-agent-listen-port=0",
         *([f"--temp-dir={where}"] if where else []),
         *_capacity(node, labels={}),
@@ -173,7 +187,8 @@ def node_env(
     """
     env = {name: base_env[name] for name in INHERITED if base_env.get(name)}
     folder = ray_folder(settings, node)
-    rest = [part for part in base_env.get("PATH", SYSTEM_PATH).split(":") if part and part != folder]
+    usual = SYSTEM_PATH if is_local(settings, node) else f"{HOME_PATH}:{SYSTEM_PATH}"
+    rest = [part for part in base_env.get("PATH", usual).split(":") if part and part != folder]
     env["PATH"] = ":".join([*([folder] if folder else []), *rest])
     env |= STORE_CONNECT
     env |= tuning.env(tuning.plan(settings.ray)) if tuning_env is None else tuning_env
@@ -186,6 +201,64 @@ def node_env(
             raise ValueError("token mode needs the path of the token file")
         env["RAY_AUTH_TOKEN_PATH"] = token_path
     return env
+
+
+def own_env(
+    settings: Settings, node: Node, environ: Mapping[str, str], state: paths.StatePaths
+) -> dict[str, str]:
+    """The environment of one node: this person's, reduced, here; none of it on other hosts."""
+    token = paths.node_files(settings, node, state).ray_token if settings.auth == "token" else None
+    return node_env(settings, node, environ if is_local(settings, node) else {}, token)
+
+
+def start_request(
+    settings: Settings,
+    node: Node,
+    *,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    gcs_address: str,
+    state: paths.StatePaths,
+    timeout_s: float,
+    lock_wait_s: float,
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    """What the host program is asked to do to start one node, the first time and at every repair.
+
+    Args:
+        settings: The cluster.
+        node: The node.
+        argv: Its command (`head_argv`, `worker_argv`).
+        env: Its environment (`node_env`).
+        gcs_address: The GCS as Ray's own processes name it.
+        state: The state folder of the head host.
+        timeout_s: Longest start, in seconds.
+        lock_wait_s: Longest wait for another start of this node, in seconds.
+        versions: Ray and Python of the head, which another host must have too.
+
+    Returns:
+        The request. For another host in token mode it first brings the token there; whoever sends it puts
+        that in (`hosts.with_token`), so that it stands in no plan and in no argument of a Ray task.
+    """
+    files = paths.node_files(settings, node, state)
+    start = {
+        "op": "start",
+        "argv": list(argv),
+        "env": dict(env),
+        "log": files.log,
+        "lock": files.lock,
+        "lock_wait_s": lock_wait_s,
+        "timeout_s": timeout_s,
+        "node_name": node.name,
+        "gcs_address": gcs_address,
+    }
+    if is_local(settings, node):
+        return start
+    start |= {"inherit": list(INHERITED), "expect": dict(versions)}
+    if settings.auth != "token":
+        return start
+    secret = {"op": "put_secret", "path": files.ray_token, "content": None}
+    return {"op": "steps", "requests": [secret, start]}
 
 
 def _capacity(node: Node, *, labels: dict[str, str]) -> list[str]:

@@ -233,7 +233,7 @@ def _should_look(node: NodeBelief, now: float, policy: Policy) -> bool:
         if node.incarnation is not None or now - node.since < policy.join_s:
             return False
     elif node.state is State.DEAD:
-        if node.verdict_stands and node.cause is not Cause.HOST_DOWN:
+        if node.verdict_stands and node.cause is not Cause.HOST_DOWN and evidence.fresh(node):
             return False
     elif node.state is not State.SUSPECT:
         return False

@@ -50,7 +50,8 @@ def judge(node: NodeBelief, now: float, policy: Policy) -> Verdict:
         return _silent(node, now, lines, alive=alive is not None, policy=policy)
     if node.proof_misses >= policy.suspect_misses and node.proven_id != node.incarnation.node_id:
         tried_s = now - (node.since if node.failed_at is None else node.failed_at)
-        late = tried_s >= policy.join_s
+        given_up = node.state is State.DEAD and node.cause is Cause.CANNOT_RUN_TASKS
+        late = given_up or tried_s >= policy.join_s
         return Verdict(Grade.DEAD if late else Grade.SUSPECT, Cause.CANNOT_RUN_TASKS, lines)
     return WELL if node.heartbeat.answered_at is not None else UNKNOWN
 

@@ -123,6 +123,14 @@ def test_a_node_that_runs_no_tasks_is_restarted_after_a_look() -> None:
     assert story.incidents[0].cause is Cause.CANNOT_RUN_TASKS
 
 
+def test_a_node_that_joins_late_and_runs_no_tasks_is_looked_at_at_once() -> None:
+    story = Story(3, joined=False)
+    story.see(story.listing(), *(task_ran(n) for n in ("head", "gpu2", "gpu3")))
+    story.see(answered("gpu1"), task_missed("gpu1"), task_missed("gpu1"), after=61)
+    assert story.given(m.LookAtHost) == [m.LookAtHost("gpu1", "gpu1-a")]
+    assert kinds(story.see(pid_there("gpu1"), after=0.1)) == ["RestartWorker"]
+
+
 # --- repairs that fail ---------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from config import loader
 from tests.support import lab_ssh
-from tests.support.cluster import BIN, until
+from tests.support.cluster import BIN, ROOT, until
 from tests.support.hosts import Lab
 from tests.support.lab_host import Host
 
@@ -114,11 +114,11 @@ def test_a_silent_ssh_server_accepts_and_says_nothing(lab: Lab) -> None:
 
 def test_hosts_share_neither_processes_nor_files(lab: Lab) -> None:
     one, two = lab.hosts["gpu1"], lab.hosts["gpu2"]
-    with one.popen(["sleep", "1000"]) as sleeper:
-        (pid,) = until(lambda: [p for p, argv in one.processes().items() if argv == ["sleep", "1000"]], 5)
+    with one.popen(["sleep", "60"]) as sleeper:
+        (pid,) = until(lambda: [p for p, argv in one.processes().items() if argv == ["sleep", "60"]], 5)
         listing = ["ps", "-eo", "pid,args"]
-        assert f"{one.inner(pid)} sleep 1000" in one.run(listing).stdout
-        assert "sleep 1000" not in two.run(listing).stdout
+        assert f"{one.inner(pid)} sleep 60" in one.run(listing).stdout
+        assert "sleep 60" not in two.run(listing).stdout
         with pytest.raises(AssertionError, match="is not on gpu2"):
             two.kill(pid)
         one.kill(pid)
@@ -132,6 +132,7 @@ def test_hosts_share_neither_processes_nor_files(lab: Lab) -> None:
     assert two.run(["test", "-e", str(lab.folder / "seen-by-all")]).returncode == 0
     on_worker = one.run([str(lab.worker_bin / "python"), "-c", "import grid_agent"])
     assert "No module named 'grid_agent'" in on_worker.stderr
+    assert one.run(["find", str(ROOT), sys.prefix, "-mindepth", "1"]).stdout == ""
     on_head = lab.head.run([sys.executable, "-c", "import grid_agent"])
     assert on_head.returncode == 0, on_head.stderr
 
@@ -144,10 +145,10 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(lab: Lab) -> N
 
 def test_a_zombie_is_seen_and_orphans_are_reaped(lab: Lab) -> None:
     host = lab.hosts["gpu2"]
-    with host.popen(["sh", "-c", "sleep 0 & exec sleep 1000"]) as careless:
+    with host.popen(["sh", "-c", "sleep 0 & exec sleep 60"]) as careless:
         (zombie,) = until(host.zombies, 5)
         assert zombie not in host.processes()
-        (parent,) = [pid for pid, argv in host.processes().items() if argv == ["sleep", "1000"]]
+        (parent,) = [pid for pid, argv in host.processes().items() if argv == ["sleep", "60"]]
         host.kill(parent)
         careless.wait(5)
     until(lambda: not host.zombies(), 5)

@@ -23,7 +23,7 @@ class Running:
 @pytest.fixture(scope="session")
 def running() -> Iterator[Running]:
     with SlackServer(token=TOKEN) as slack:
-        cluster = Cluster(slack={"channel": "#ray", "base_url": slack.base_url})
+        cluster = Cluster(slack={"channel": "#grid-alerts", "base_url": slack.base_url})
         try:
             started = cluster.start(SLACK_BOT_TOKEN=TOKEN)
             assert started.returncode == 0, started.stdout + started.stderr

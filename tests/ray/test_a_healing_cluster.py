@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.ray.conftest import TOKEN, Running
-from tests.support.cluster import BIN, exports, until
+from tests.support.cluster import BIN, ROOT, exports, until
 
 pytestmark = pytest.mark.ray
 
@@ -81,11 +81,11 @@ def test_a_killed_worker_is_healed_and_the_story_is_told_once(running: Running) 
     assert "ran on w1" in said.stdout, said.stderr
     assert "grid-agent: process gone" in said.stdout  # Ray's own row carries our cause
 
-    message = until(lambda: next((m for m in slack.messages if "resolved" in m.text), None), 10)
-    about_w1 = [m for m in slack.messages if "w1" in m.text]
+    message = until(lambda: next((m for m in slack.messages if "resolved" in m["text"]), None), 10)
+    about_w1 = [m for m in slack.messages if "w1" in m["text"]]
     assert len(about_w1) == 1
-    assert "process gone" in message.text
-    steps = [reply.text for reply in message.replies]
+    assert "process gone" in message["text"]
+    steps = [reply["text"] for reply in message["replies"]]
     assert any("restarting w1 by a task on head" in s for s in steps), steps
     assert any("Ray was told" in s for s in steps), steps
 
@@ -115,7 +115,7 @@ def test_a_node_that_a_person_stopped_stays_stopped_until_start(running: Running
     assert "w2" not in cluster.raylets()
     assert cluster.start(SLACK_BOT_TOKEN=TOKEN).returncode == 0
     assert "w2" in cluster.raylets()
-    assert not [m for m in running.slack.messages if "w2" in m.text]  # what a person does is no incident
+    assert not [m for m in running.slack.messages if "w2" in m["text"]]  # what a person does is no incident
 
 
 def test_a_users_application_lives_beside_ours(running: Running) -> None:
@@ -165,8 +165,28 @@ def test_both_workers_at_once_are_held_then_healed_one_at_a_time(running: Runnin
     until(lambda: cluster.health()["status"] == "pass", 90)
     assert time.monotonic() - began > 10
     assert cluster.raylets().keys() == {"head", "w1", "w2"}
-    until(lambda: all("resolved" in m.text for m in slack.messages), 10)
+    until(lambda: all("resolved" in m["text"] for m in slack.messages), 10)
     assert len(slack.messages) - posts == 1
+
+
+def test_the_shipped_yaml_deploys_the_same_application(running: Running) -> None:
+    cluster = running.cluster
+    shipped = yaml.safe_load((ROOT / "deployments" / "serve.yaml").read_text())
+    (application,) = shipped["applications"]
+    application["args"] = cluster.spec
+    shipped["http_options"]["port"] = cluster.http_port
+    (cluster.cwd / "serve.yaml").write_text(yaml.safe_dump(shipped))
+    dashboard = f"http://127.0.0.1:{cluster.dashboard_port}"
+    said = cluster.run(str(BIN / "serve"), "deploy", "-a", dashboard, "serve.yaml")
+    assert said.returncode == 0, said.stderr
+
+    def redeployed() -> bool:
+        text = cluster.run(str(BIN / "serve"), "status", "-a", dashboard).stdout
+        found = yaml.safe_load(text)["applications"]
+        return list(found) == ["grid-agent"] and found["grid-agent"]["status"] == "RUNNING"
+
+    until(redeployed, 90, 1)
+    until(lambda: cluster.health()["status"] == "pass", 30)
 
 
 def test_stop_ends_this_cluster_and_no_other_ray(
@@ -184,7 +204,7 @@ def test_stop_ends_this_cluster_and_no_other_ray(
         "--num-cpus=1",
     ]
     argv += [f"--temp-dir={other}", "--object-store-memory=80000000", "--disable-usage-stats", "--no-monitor"]
-    argv += ["--ray-client-server-port=10077"]
+    argv += ["--ray-client-server-port=20077"]
     assert subprocess.run(argv, env=cluster.environ(), stdout=subprocess.DEVNULL, check=False).returncode == 0
     stranger = [p for p, a in _of(f":{port}")]
     try:

@@ -34,7 +34,7 @@ def check(cluster: SimulatedCluster, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_night_of_harm(seed: int) -> None:
-    check(night(seed, 3 + seed % 4, 0.3, every_s=10.0), seed)
+    check(night(seed, 3 + seed % 4, 0.3, every_s=15.0), seed)
 
 
 def test_a_long_night_with_many_nodes() -> None:

@@ -43,6 +43,8 @@ def furnish(spec: dict[str, Any]) -> None:
         mount("-t", "tmpfs", "-o", f"mode={mode}", "lab", folder)
     for path, stage in kept.items():
         bind(stage, Path(path))
+    for path in filter(os.path.isdir, spec["hide"]):
+        mount("-t", "tmpfs", "-o", "mode=755,ro", "lab", path)
     for target, source in spec["files"].items():
         mount("--bind", source, target)
     for path in spec["readonly"]:

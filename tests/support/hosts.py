@@ -72,7 +72,7 @@ class Lab:
 
     Everything of it lies in one folder below /var/tmp, which all hosts see under the same path, and ends
     when it is closed or when this process dies. The head has the interpreter that runs us, and this project;
-    the workers have `worker_bin`, a Python with only Ray.
+    the workers see neither, but `worker_bin`, a Python with only Ray.
     """
 
     def __init__(self, workers: int = 2) -> None:
@@ -102,7 +102,8 @@ class Lab:
             switch=self._switch,
             addresses={name: f"10.77.0.{10 + n}" for n, name in enumerate(names)},
             public_key=lab_ssh.make_key(self.key, "lab"),
-            keep=tuple(dict.fromkeys([sys.prefix, sys.base_prefix, _real_prefix(), str(ROOT)])),
+            keep=tuple(dict.fromkeys([sys.base_prefix, _real_prefix()])),
+            ours=(sys.prefix, str(ROOT)),
             readonly=(str(self.worker_bin.parent),),
         )
         for number, name in enumerate(names):

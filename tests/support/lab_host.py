@@ -26,7 +26,9 @@ class Site:
     addresses: dict[str, str]
     public_key: str
     keep: tuple[str, ...]
-    """Paths that stay as they are on every host: interpreters and this project."""
+    """Paths that stay as they are on every host: the interpreter."""
+    ours: tuple[str, ...]
+    """Paths that stay on the head, and are empty on the workers: virtual environment and this project."""
     readonly: tuple[str, ...]
 
 
@@ -42,6 +44,7 @@ class Host:
         self.port = f"port{number}"  # its end of the cable on the switch
         self._mac = f"02:77:00:00:00:{number:02x}"
         self._site = site
+        self._is_head = number == 0
         self._box: Box | None = None
         self._etc = folder / "etc"
         self._etc.mkdir(parents=True)
@@ -154,7 +157,8 @@ class Host:
             "disk": {inside: str(self.path(inside)) for inside in _DISK},
             "memory": _MEMORY,
             "files": self._files,
-            "keep": self._site.keep,
+            "keep": [*self._site.keep, *(self._site.ours if self._is_head else ())],
+            "hide": [] if self._is_head else self._hidden(),
             "readonly": self._site.readonly,
             "stage": str(self.folder / "stage"),
         }
@@ -181,6 +185,10 @@ class Host:
             self._ip(["link", "delete", self.port], check=False)
         finally:
             self._box = None
+
+    def _hidden(self) -> list[str]:
+        needed = [*self._site.keep, *self._site.readonly, str(self.folder)]
+        return [path for path in self._site.ours if not any(Path(n).is_relative_to(path) for n in needed)]
 
     def reboot(self) -> None:
         """Power off and on, with an empty /tmp and the cable plugged in."""

@@ -45,6 +45,7 @@ def write_accounts(etc: Path, hostname: str, addresses: dict[str, str]) -> dict[
         "group": [*groups, f"{USER}:x:{_UID}:"],
         "shadow": [f"{line.split(':')[0]}:*:19000:0:99999:7:::" for line in [*others, f"{USER}:"]],
         "hostname": [hostname],
+        "resolv.conf": ["options timeout:1 attempts:1"],  # no name server: lookups fail at once
         "hosts": [
             "127.0.0.1 localhost",
             *(f"{address} {name}" for name, address in addresses.items()),
@@ -53,7 +54,9 @@ def write_accounts(etc: Path, hostname: str, addresses: dict[str, str]) -> dict[
     for name, lines in texts.items():
         (etc / name).write_text("\n".join(lines) + "\n")
     (etc / "shadow").chmod(0o600)
-    return {f"/etc/{name}": str(etc / name) for name in texts if Path(f"/etc/{name}").is_file()}
+    # A link leads into a folder that is covered on the host; it needs no file then.
+    own = [name for name in texts if Path(f"/etc/{name}").is_file() and not Path(f"/etc/{name}").is_symlink()]
+    return {f"/etc/{name}": str(etc / name) for name in own}
 
 
 def authorize(homes: dict[str, Path], public_key: str) -> None:
