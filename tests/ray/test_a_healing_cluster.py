@@ -3,17 +3,19 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import yaml
 
 from tests.ray.conftest import TOKEN, Running
-from tests.support.cluster import BIN, ROOT, exports, until
+from tests.support.cluster import BIN, ROOT, exports, free_port, until
 
 pytestmark = pytest.mark.ray
 
@@ -136,6 +138,28 @@ def test_a_users_application_lives_beside_ours(running: Running) -> None:
     assert (status["grid-agent"]["status"], status["hello"]["status"]) == ("RUNNING", "RUNNING")
 
 
+def test_a_hung_raylet_is_suspected_lives_on_and_slows_nobody(running: Running) -> None:
+    cluster = running.cluster
+    raylet = cluster.raylets()["w2"]
+    os.kill(raylet, signal.SIGSTOP)
+    try:
+        node = until(lambda: (n := node_of(cluster.health(), "w2"))["cause"] == "hung" and n, 15)
+        assert node["state"] == "SUSPECT"
+        for _ in range(10):
+            begun = time.monotonic()
+            assert cluster.health()["status"] == "warn"
+            assert time.monotonic() - begun < 1
+        assert cluster.health()["incidents"]["open"] == 0  # suspicion is no verdict
+    finally:
+        os.kill(raylet, signal.SIGCONT)
+    until(lambda: cluster.health()["status"] == "pass", 15)
+    assert cluster.raylets()["w2"] == raylet
+
+
+def node_of(body: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(n for n in body["nodes"] if n["name"] == name)
+
+
 def test_the_slack_token_is_nowhere_to_be_seen(running: Running) -> None:
     cluster = running.cluster
     state = cluster.home / "state" / "grid-agent" / cluster.name
@@ -194,7 +218,7 @@ def test_stop_ends_this_cluster_and_no_other_ray(
 ) -> None:
     cluster = running.cluster
     other = cluster.home / "other"
-    port = "6411"
+    port = str(free_port())
     argv = [
         str(BIN / "ray"),
         "start",
@@ -214,7 +238,7 @@ def test_stop_ends_this_cluster_and_no_other_ray(
         assert cluster.raylets() == {}
         alive = [p for p, a in _of(f":{port}")]
         assert set(stranger) <= set(alive)
-        ask = "import ray; ray.init(address='127.0.0.1:6411', logging_level='ERROR'); "
+        ask = f"import ray; ray.init(address='127.0.0.1:{port}', logging_level='ERROR'); "
         ask += "print(ray.get(ray.remote(lambda: 'still here').remote(), timeout=30))"
         assert "still here" in cluster.run(sys.executable, "-c", ask).stdout
         assert cluster.stop().returncode == 0  # nothing left to stop is no error

@@ -24,13 +24,14 @@ def test_an_installed_wheel_starts_a_cluster(tmp_path: Path) -> None:
     subprocess.run([*pip, "-c", str(ROOT / "requirements.lock"), str(wheel)], check=True, capture_output=True)
 
     cluster = Cluster(workers=1)
+    environ = {k: v for k, v in cluster.environ().items() if k != "PYTHONPATH"}
     try:
         python = str(home / "bin" / "python")
-        # Not from the folder full of strangers: `-m` takes the working directory first, as Python always does.
+        # Not from the folder of strangers: `-m` takes the working directory first, as ever in Python.
         started = subprocess.run(
             [python, "-P", "-m", "bootstrap.start", "-c", str(cluster.file)],
             cwd=tmp_path,
-            env={k: v for k, v in cluster.environ().items() if k != "PYTHONPATH"},
+            env=environ,
             capture_output=True,
             text=True,
             check=False,
@@ -44,7 +45,7 @@ def test_an_installed_wheel_starts_a_cluster(tmp_path: Path) -> None:
         default = subprocess.run(
             [python, "-P", "-m", "bootstrap.start", "--dry-run"],
             cwd=tmp_path,
-            env=cluster.environ(),
+            env=environ,
             capture_output=True,
             text=True,
             check=False,

@@ -1,5 +1,6 @@
 """A real cluster for tests: its file, bootstrap/start.py and stop.py on it, and what to ask of it."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -164,3 +165,11 @@ def exports(text: str) -> Mapping[str, str]:
     """The variables that `grid-agent env` prints."""
     lines = (line.removeprefix("export ").split("=", 1) for line in text.splitlines())
     return {name: value.strip("'") for name, value in lines}
+
+
+async def until_true(what: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """The same inside an event loop."""
+    deadline = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        await asyncio.sleep(0.001)

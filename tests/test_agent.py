@@ -1,0 +1,55 @@
+"""The composed agent without Ray: what it says before it runs, and that only one of two runs."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from config import loader
+from grid_agent.compose import Agent, steady_clock
+from tests.support.cluster import free_port, until_true
+
+
+def agent(home: Path) -> Agent:
+    settings = loader.loads(loader.default_file().read_text(), "local.yaml", {})
+    return Agent(settings, f"127.0.0.1:{free_port()}", {"XDG_STATE_HOME": str(home), "HOME": str(home)})
+
+
+async def test_only_one_of_two_agents_runs_and_the_other_takes_over(tmp_path: Path) -> None:
+    first, second = agent(tmp_path), agent(tmp_path)
+    await first.start()
+    await until_true(first.ever_ran)
+    await second.start()
+    await asyncio.sleep(0.5)
+    assert not second.ever_ran()
+    await first.stop()
+    await until_true(second.ever_ran)
+    await second.stop()
+
+
+async def test_without_a_gcs_it_is_alive_but_not_ready_and_says_fail(tmp_path: Path) -> None:
+    one = agent(tmp_path)
+    await one.start()
+    await until_true(lambda: one.loop.belief.observer.gcs_silent_since is not None)
+    assert one.late_s() is None
+    assert not one.ready()
+    body = one.health()
+    assert body["status"] == "fail"
+    assert [n["state"] for n in body["nodes"]] == ["JOINING"] * 3
+    assert b"grid_agent_node_up" in one.metrics()
+    await one.stop()
+
+
+async def test_a_loop_that_stands_still_is_late(tmp_path: Path) -> None:
+    one = agent(tmp_path)
+    await one.start()
+    await until_true(one.ever_ran)
+    one.loop.clock = lambda: one.loop.belief.stepped_at + 3.5  # type: ignore[assignment]
+    assert one.late_s() == pytest.approx(3.5)
+    await one.stop()
+
+
+def test_the_clock_cannot_jump() -> None:
+    clock = steady_clock()
+    times = [clock() for _ in range(100)]
+    assert times == sorted(times)
