@@ -108,6 +108,15 @@ class GridAgent:
         self._may_read(request)
         return JSONResponse({"incidents": self._agent.incidents()})
 
+    @app.get("/why/{node}")
+    async def why(self, node: str, request: Request) -> JSONResponse:
+        """One node: what is seen, concluded, done, refused, and what comes next. 404: no such node."""
+        self._may_read(request)
+        story = self._agent.why(node)
+        if story is None:
+            raise HTTPException(404, f"there is no node {node[:80]!r} in this cluster")
+        return JSONResponse(story)
+
     @app.get("/docs", include_in_schema=False)
     async def docs(self, request: Request) -> HTMLResponse:
         """A page of the routes, without scripts."""

@@ -1,5 +1,6 @@
 """The `grid-agent` command. Each command asks one thing and turns the answer into text and exit code."""
 
+import asyncio
 import json
 import os
 import shlex
@@ -15,7 +16,10 @@ from config import loader
 from config.paths import StatePaths
 from config.settings import Settings
 from grid_agent import api_client, show
+from grid_agent import validate as validation
+from grid_agent.edges.transports import Transports
 from grid_agent.exits import OF_STATUS, Exit
+from grid_agent.monitor import SEVERITY, watch
 
 app = typer.Typer(
     name="grid-agent",
@@ -48,6 +52,56 @@ def status(url: Url = api_client.DEFAULT_URL, output: Output = Format.TEXT) -> N
 
 
 @app.command()
+def validate(
+    config: Config = None,
+    monitor: Annotated[
+        float | None, typer.Option(min=1, metavar="SECONDS", help="Then watch for so long, and sum up.")
+    ] = None,
+    output: Output = Format.TEXT,
+) -> None:
+    """Check a cluster against its file: hosts, Ray, authentication, agent, nodes. Needs no agent running."""
+    settings = _load(config)
+    exports = _exports(settings)
+    url = exports["GRID_AGENT_URL"]
+    checks = asyncio.run(_checks(settings, exports))
+    code = validation.verdict(checks)
+    body = validation.as_json(settings, checks)
+    if output is Format.TEXT:
+        rows = [(c["status"], c["name"], c["detail"]) for c in body["checks"]]
+        typer.echo("\n".join(show.table(("STATUS", "CHECK", "DETAIL"), rows)))
+    if monitor is not None:
+        say = typer.echo if output is Format.TEXT else lambda _: None
+        token = _read(exports["GRID_AGENT_TOKEN_FILE"])
+        seen = watch(lambda: api_client.get(url, "/health", token), monitor, say)
+        code = max(code, seen.worst, key=SEVERITY.index)
+        body["monitor"] = seen.report()
+        if output is Format.TEXT:
+            typer.echo("\n".join(seen.lines()))
+    if output is Format.JSON:
+        typer.echo(json.dumps(body, indent=2))
+    raise typer.Exit(code)
+
+
+async def _checks(settings: Settings, exports: dict[str, str]) -> list[validation.Check]:
+    ways = Transports(settings, StatePaths.of(settings.cluster, os.environ))
+    return await validation.validate(
+        settings,
+        lambda node, request, timeout_s: ways(node).call(request, timeout_s),
+        exports["GRID_AGENT_URL"],
+        api_token=_read(exports["GRID_AGENT_TOKEN_FILE"]),
+        ray_token=_read(exports.get("RAY_AUTH_TOKEN_PATH")),
+    )
+
+
+def _read(path: str | None) -> str | None:
+    """A token, where there is one; without it the check that needs it says so."""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8").strip() if path else None
+    except OSError:
+        return None
+
+
+@app.command()
 def incidents(
     incident_id: Annotated[int | None, typer.Argument(metavar="[ID]", help="One incident, in full.")] = None,
     url: Url = api_client.DEFAULT_URL,
@@ -62,6 +116,19 @@ def incidents(
     if found is None:
         _fail(f"there is no incident {incident_id}: `grid-agent incidents` lists them", Exit.USAGE)
     _print(found, output, show.incident)
+
+
+@app.command()
+def why(
+    node: Annotated[str, typer.Argument(help="A node's name.")],
+    url: Url = api_client.DEFAULT_URL,
+    output: Output = Format.TEXT,
+) -> None:
+    """Tell one node's story: what is seen, concluded, done, refused, and what comes next."""
+    known = [n["name"] for n in _ask(url, "/health")["nodes"]]
+    if node not in known:
+        _fail(f"there is no node {node!r}; this cluster has {', '.join(known)}", Exit.USAGE)
+    _print(_ask(url, f"/why/{node}"), output, show.why)
 
 
 @app.command()

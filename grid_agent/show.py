@@ -59,3 +59,21 @@ def incident(body: dict[str, Any]) -> list[str]:
     """One incident with its whole timeline."""
     lines = [f"incident {body['id']}: {', '.join(body['nodes'])}: {body['cause']}, {body['phase']}"]
     return lines + [f"  {step['at']}  {step['text']}" for step in body["steps"]]
+
+
+def why(body: dict[str, Any]) -> list[str]:
+    """One node on one screen."""
+    cause = f", cause: {body['cause']}" if body["cause"] else ""
+    lines = [f"{body['name']} on {body['host']}: {body['state']} since {body['since']}{cause}"]
+    lines += [f"  seen      {text}" for text in body["seen_now"].values()]
+    lines += [f"  rests on  {text}" for text in body["evidence"]]
+    for attempt in body["attempts"]:
+        outcome = {None: "under way", True: "ok", False: "failed"}[attempt["ok"]]
+        lines.append(f"  attempt   {attempt['number']} at {attempt['at']} on {attempt['run_on']}: {outcome}")
+    if body["refused"]:
+        lines.append(f"  refused   {body['refused']}")
+    if body["next_attempt_at"]:
+        lines.append(f"  next      attempt at {body['next_attempt_at']}")
+    if body["incident"]:
+        lines += ["last incident:", *(f"  {line}" for line in incident(body["incident"]))]
+    return lines if len(lines) > 1 else [*lines, "  nothing speaks against it, and it has had no incident"]

@@ -1,19 +1,29 @@
 """The command line against a real HTTP server: texts and exit codes."""
 
 import json
+import os
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from grid_agent.core import report
-from grid_agent.core.model import Belief, NodeBelief, Observer, Policy, State
+from grid_agent.core.model import (
+    Attempt,
+    Belief,
+    Cause,
+    Incident,
+    NodeBelief,
+    Observer,
+    Phase,
+    Policy,
+    Refusal,
+    State,
+    Step,
+)
 from tests.support.cluster import BIN, exports, free_port
+from tests.support.web import answering
 
 
 def body(state: State, silent: float | None = None) -> dict[str, Any]:
@@ -25,33 +35,7 @@ def body(state: State, silent: float | None = None) -> dict[str, Any]:
     return report.health(Belief(0.0, 100.0, nodes, observer=Observer(gcs_answered_at=99.0)), 100.0, Policy())
 
 
-@contextmanager
-def answering(answers: dict[str, tuple[int, Any]]) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            code, content = answers[self.path]
-            raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-            self.send_response(code)
-            self.end_headers()
-            self.wfile.write(raw)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     clean = {k: v for k, v in os.environ.items() if not k.startswith("GRID_AGENT")}
     return subprocess.run(
         [str(BIN / "grid-agent"), *argv], capture_output=True, text=True, check=False, env={**clean, **env}
@@ -159,3 +143,43 @@ def test_a_closed_pipe_is_no_error() -> None:
         line = f"{BIN}/grid-agent status --url {url} -o json | head -c 1"
         said = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
         assert "Traceback" not in said.stderr
+
+
+def test_why_tells_one_nodes_story() -> None:
+    incident = Incident(
+        3, ("w1",), "h", Cause.PROCESS_GONE, Phase.FIRING, 90.0, 90.0, steps=(Step(90.0, "it fell"),)
+    )
+    node = NodeBelief(
+        "w1",
+        "127.0.0.1",
+        "worker",
+        State.DEAD,
+        90.0,
+        cause=Cause.PROCESS_GONE,
+        evidence=("no such raylet process",),
+        attempts=(Attempt(1, 91.0, "head", 95.0, ok=False, detail="start_failed"),),
+        refusal=Refusal.BACKING_OFF,
+        next_attempt_at=130.0,
+    )
+    belief = Belief(0.0, 100.0, {"w1": node}, incidents={3: incident})
+    story = report.why(belief, node, 100.0, Policy())
+    answers = {
+        "/cluster/health": (503, {**body(State.ALIVE), "status": "fail"}),
+        "/cluster/why/w1": (200, story),
+    }
+    with answering(answers) as url:
+        said = run("why", "w1", "--url", url)
+        assert said.returncode == 0, said.stderr
+        for part in (
+            "w1 on 127.0.0.1: DEAD",
+            "no such raylet process",
+            "attempt   1",
+            "failed",
+            "refused",
+            "it fell",
+        ):
+            assert part in said.stdout
+        assert json.loads(run("why", "w1", "-o", "json", "--url", url).stdout) == story
+        unknown = run("why", "w9", "--url", url)
+        assert unknown.returncode == 2
+        assert "w1" in unknown.stderr

@@ -8,7 +8,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from grid_agent.core import incidents, ladder
+from grid_agent.core import evidence, incidents, ladder
 from grid_agent.core.model import Belief, Incident, NodeBelief, Policy, State
 
 Status = Literal["pass", "warn", "fail"]
@@ -154,4 +154,27 @@ def incident(value: Incident) -> dict[str, Any]:
         "resolved_at": None if value.resolved_at is None else iso(value.resolved_at),
         "evidence": list(value.evidence),
         "steps": [{"at": iso(s.at), "text": s.text} for s in value.steps],
+    }
+
+
+def why(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[str, Any]:
+    """One node on one screen: what is seen, what was concluded, done and refused, what comes next.
+
+    A healthy node shows its last incident.
+    """
+    known = [i for i in belief.incidents.values() if node.name in i.nodes]
+    last = max(known, key=lambda i: i.id) if known else None
+    row = _node(node, now, policy)
+    return {
+        **row,
+        "incarnation": None if node.incarnation is None else node.incarnation.node_id,
+        "evidence": list(node.evidence),
+        "seen_now": evidence.against(node),
+        "refused": None if node.refusal is None else str(node.refusal),
+        "attempts": [
+            {"number": a.number, "at": iso(a.started_at), "run_on": a.run_on, "ok": a.ok, "detail": a.detail}
+            for a in ladder.recent(node, now, policy)
+        ],
+        "next_attempt_at": None if node.next_attempt_at is None else iso(node.next_attempt_at),
+        "incident": None if last is None else incident(last),
     }
