@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootstrap import changes, health, machine, ports, state, summary
+from bootstrap import changes, health, machine, ports, removal, state, summary
 from bootstrap.launch import Outcome, Work
 from bootstrap.plan import APP, Action, plan
 from bootstrap.progress import Output, Progress
@@ -34,7 +34,7 @@ class Start:
 
 
 def bring_up(
-    settings: Settings, output: Output, *, config: str | None, timeout_s: float, redeploy: bool
+    settings: Settings, output: Output, *, config: str | None, timeout_s: float, redeploy: bool, yes: bool
 ) -> int:
     """Bring the cluster to its file.
 
@@ -44,6 +44,7 @@ def bring_up(
         config: The path of the file as it was given, for the commands shown at the end.
         timeout_s: Longest wait in all.
         redeploy: Deploy the application again although it answers.
+        yes: Stop what has left the file without asking.
 
     Returns:
         The exit code.
@@ -57,14 +58,19 @@ def bring_up(
             for line in busy:
                 output.error(line)
             return 3
+        leaving = removal.leaving(seen, settings)
+        remove = bool(leaving) and removal.agreed(leaving, output, yes=yes)
         try:
-            in_force, again = _reconcile(settings, seen, output, redeploy=redeploy)
+            in_force, again = _reconcile(settings, seen, output, redeploy=redeploy, remove=remove)
         except ValueError:
             output.error("the file is too different from what runs: stop.py first, then start.py")
             return 2
+        if remove:
+            removal.remove(seen, leaving, output)
         _write_state(in_force, seen, output)
         actions = plan(in_force, seen.found, seen.here, redeploy=again)
-        return _carry_out(Start(settings, in_force, seen, output, deadline, config), actions)
+        code = _carry_out(Start(settings, in_force, seen, output, deadline, config), actions)
+        return max(code, 1) if leaving and not remove else code
 
 
 def _ports_taken(settings: Settings, seen: Survey) -> list[str]:
@@ -79,21 +85,25 @@ def _ports_taken(settings: Settings, seen: Survey) -> list[str]:
     return list(ports.taken(wanted, seen.reach.port_owner, ours=ours))
 
 
-def _reconcile(settings: Settings, seen: Survey, output: Output, *, redeploy: bool) -> tuple[Settings, bool]:
+def _reconcile(
+    settings: Settings, seen: Survey, output: Output, *, redeploy: bool, remove: bool
+) -> tuple[Settings, bool]:
     """The settings that will be in force, and whether the application has to be deployed for them."""
     if seen.head is None or seen.settings is None:
         return settings, redeploy
     alive = frozenset(seen.raylets)
     found = changes.differences(seen.settings, settings, alive)
-    if redeploy:
-        found = [difference for difference in found if difference.remedy != changes.REDEPLOY]
+    done_now = {changes.REDEPLOY if redeploy else "", changes.REMOVE if remove else ""}
+    found = [difference for difference in found if difference.remedy not in done_now]
     if found:
         rows = [(d.key, d.running, d.file, d.remedy) for d in found]
         output.table("Differs from what runs", ("key", "running", "in the file", "to change it"), rows)
         output.line()
-    in_force = changes.in_force(seen.settings, settings, alive, redeploy=redeploy)
-    # Nodes that came or went: the agent must know whom to watch.
-    return in_force, redeploy or in_force != seen.settings
+    in_force = changes.in_force(seen.settings, settings, alive, redeploy=redeploy, remove=remove)
+    changed = in_force.nodes != seen.settings.nodes
+    if changed and not redeploy:
+        output.line("The nodes have changed: the agent is deployed again, so that it knows whom to watch.")
+    return in_force, redeploy or changed
 
 
 def _write_state(settings: Settings, seen: Survey, output: Output) -> None:
@@ -119,7 +129,7 @@ def _carry_out(start: Start, actions: list[Action]) -> int:
     seen, settings = start.seen, start.settings
     names = [node.name for node in settings.nodes] + [APP]
     with Progress(start.output, names) as progress:
-        work = Work(seen.reach, seen.here.state, progress)
+        work = Work(seen.reach, seen.here.state, progress, (seen.record or {}).get("session_dir"))
         kept = set(seen.raylets) - {action.node for action in actions}
         for name in names:
             if name in kept:
@@ -162,7 +172,7 @@ def _run(start: Start, actions: list[Action], work: Work, progress: Progress) ->
 
 def _record(start: Start) -> None:
     """Write down what runs, as soon as the head does: stop.py must find it whatever comes next."""
-    head = start.seen.reach.raylets().get(start.settings.head.name)
+    head = start.seen.reach.raylet(start.settings.head.name)
     before = start.seen.record if start.seen.head is not None else None
     state.write_record(
         start.seen.here.state,

@@ -11,6 +11,7 @@ from config.settings import Node, Settings
 
 WHOLE = "stop.py, then start.py"
 REDEPLOY = "start.py --redeploy"
+REMOVE = "start.py --yes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,16 @@ def differences(running: Settings, file: Settings, alive: frozenset[str]) -> lis
         The differences, in the order of the file.
     """
     found = _compare_nodes(running, file, alive)
-    remedies = {"ssh": WHOLE, "ray": WHOLE, "agent": REDEPLOY, "http": WHOLE, "slack": REDEPLOY}
+    ssh = REDEPLOY if running.ssh and file.ssh else WHOLE
+    remedies = {"ssh": ssh, "ray": WHOLE, "agent": REDEPLOY, "http": WHOLE, "slack": REDEPLOY}
     for section, remedy in remedies.items():
         found += _compare(section, _plain(getattr(running, section)), _plain(getattr(file, section)), remedy)
     return found
 
 
-def in_force(running: Settings, file: Settings, alive: frozenset[str], *, redeploy: bool) -> Settings:
+def in_force(
+    running: Settings, file: Settings, alive: frozenset[str], *, redeploy: bool, remove: bool = False
+) -> Settings:
     """The settings that hold after this start.
 
     Args:
@@ -49,17 +53,21 @@ def in_force(running: Settings, file: Settings, alive: frozenset[str], *, redepl
         file: What the file says now.
         alive: Names of the nodes whose raylet runs.
         redeploy: The application is deployed again, so the agent and Slack take the file's values.
+        remove: Workers that have left the file are stopped; else they stay part of the cluster.
 
     Returns:
         The file's values for whatever is started now, the old ones for what stays.
     """
     old = {node.name: node for node in running.nodes}
     nodes = tuple(old[node.name] if node.name in alive and node.name in old else node for node in file.nodes)
+    if not remove:
+        new = {node.name for node in file.nodes}
+        nodes += tuple(node for node in running.workers if node.name not in new)
     source = file if redeploy else running
     return Settings(
         cluster=running.cluster,
         nodes=nodes,
-        ssh=running.ssh,
+        ssh=source.ssh,
         ray=running.ray,
         agent=source.agent,
         http=running.http,
@@ -71,9 +79,9 @@ def _compare_nodes(running: Settings, file: Settings, alive: frozenset[str]) -> 
     old = {node.name: node for node in running.nodes}
     new = {node.name for node in file.nodes}
     found = [
-        Difference(f"nodes.{name}", "runs", "not in the file", f"stop.py --node {name}")
+        Difference(f"nodes.{name}", "part of the cluster", "not in the file", REMOVE)
         for name in old
-        if name in alive and name not in new
+        if name not in new
     ]
     for node in file.nodes:
         if node.name in alive and node.name in old:

@@ -32,10 +32,16 @@ class Outcome:
 
 
 class Work:
-    """Actions under way in threads of their own; a Ctrl-C does not wait for them."""
+    """Actions under way in threads of their own; a Ctrl-C does not wait for them.
 
-    def __init__(self, reach: Reach, state: StatePaths, progress: Progress) -> None:
+    `session_dir` is that of a cluster that has lost its head and is to be cleared away.
+    """
+
+    def __init__(
+        self, reach: Reach, state: StatePaths, progress: Progress, session_dir: str | None = None
+    ) -> None:
         self._reach = reach
+        self._session_dir = session_dir
         self._state = state
         self._progress = progress
         self._outcomes: dict[str, Outcome] = {}
@@ -93,7 +99,7 @@ class Work:
     def _ask_host(self, action: Action, began: float) -> Outcome:
         if action.kind == "clear":
             self._progress.report(action.node, "ending what is left of the cluster")
-            answer = self._reach.end_cluster(action.timeout_s)
+            answer = self._clear(action)
         else:
             self._progress.report(action.node, "starting")
             answer = self._start(action)
@@ -105,10 +111,16 @@ class Work:
         lines = tuple(detail.splitlines()[-12:]) or tuple(tail(self._state.node_log(action.node)))
         return Outcome(False, f"failed: {answer.get('error', 'unknown')}", took, lines)
 
+    def _clear(self, action: Action) -> dict[str, Any]:
+        """A host that cannot be asked holds nobody up: its own start will say so."""
+        answers = self._reach.end_cluster(action.timeout_s, session_dir=self._session_dir)
+        asked = (answer for name, answer in answers.items() if name not in self._reach.unreachable)
+        return next((answer for answer in asked if not answer.get("ok")), {"ok": True})
+
     def _start(self, action: Action) -> dict[str, Any]:
         if self._reach.settings.ssh is not None:
-            return self._reach.start(action, self._state)
-        return self._turns.take(action.node, lambda: self._reach.start(action, self._state))
+            return self._reach.start(action)
+        return self._turns.take(action.node, lambda: self._reach.start(action))
 
     def _deploy(self, action: Action, began: float) -> Outcome:
         self._progress.report(action.node, "deploying")

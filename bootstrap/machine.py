@@ -45,10 +45,21 @@ def is_here(host: str) -> bool:
     return False
 
 
+def own_address(host: str) -> str:
+    """The address of this machine that a host name stands for; never loopback, where there is another."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    except OSError:
+        return outward_address()
+    addresses = [str(address[0]) for *_, address in found]
+    usable = (address for address in addresses if not checks.is_loopback(address) and is_here(address))
+    return next(usable, None) or outward_address()
+
+
 def here(settings: Settings, environ: Mapping[str, str], gcs_address: str | None = None) -> Here:
     """What the plan needs to know of this machine and this person."""
     host = settings.head.host
-    node_ip = outward_address() if checks.is_loopback(host) else host
+    node_ip = host if raystart.is_address(host) and not checks.is_loopback(host) else own_address(host)
     return Here(
         state=StatePaths.of(settings.cluster, environ),
         uid=os.getuid(),

@@ -15,7 +15,6 @@ from config.settings import Node, Settings
 from grid_agent.core import raystart
 
 APP = "grid-agent"
-REMOTE_TOKEN = "~/.local/state/grid-agent/{cluster}/ray_token"  # noqa: S105 - a path; its host expands it
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(^|_)KEY", re.IGNORECASE)
 
 Kind = Literal["clear", "start", "deploy"]
@@ -101,19 +100,6 @@ def plan(settings: Settings, found: Found, here: Here, *, redeploy: bool = False
     return actions
 
 
-def environment(settings: Settings, node: Node, here: Here) -> dict[str, str]:
-    """The environment of one node: this person's, reduced, here; none of it on other hosts."""
-    local = settings.ssh is None or node.role == "head"
-    token = (
-        None
-        if settings.auth != "token"
-        else str(here.state.ray_token)
-        if local
-        else REMOTE_TOKEN.format(cluster=settings.cluster)
-    )
-    return raystart.node_env(settings, node, here.environ if local else {}, token)
-
-
 def describe(action: Action) -> list[str]:
     """The lines that `--dry-run` prints for one action. Values that may be secret are not shown."""
     need = "required" if action.required else "the others go on without it"
@@ -147,7 +133,7 @@ def _start_head(settings: Settings, found: Found, here: Here) -> Action:
         timeout_s=60,
         required=True,
         argv=tuple(argv),
-        env=environment(settings, head, here),
+        env=raystart.own_env(settings, head, here.environ, here.state),
     )
 
 
@@ -158,10 +144,10 @@ def _start_worker(settings: Settings, node: Node, here: Here) -> Action:
         node=node.name,
         host=node.host,
         why="no raylet of this name runs: start one, beside the other workers",
-        timeout_s=90,
+        timeout_s=90 if settings.ssh is None else settings.ssh.command_timeout_s,
         required=False,
         argv=tuple(raystart.worker_argv(settings, node, here.gcs_address)),
-        env=environment(settings, node, here),
+        env=raystart.own_env(settings, node, here.environ, here.state),
     )
 
 
@@ -187,7 +173,7 @@ def _deploy(settings: Settings, here: Here, *, again: bool) -> Action:
             "--gcs-address",
             here.gcs_address,
         ),
-        env=environment(settings, head, here) | {"PYTHONPATH": here.project},
+        env=raystart.own_env(settings, head, here.environ, here.state) | {"PYTHONPATH": here.project},
         cwd=str(here.state.root),
     )
 

@@ -1,22 +1,32 @@
 """Asks the hosts of a cluster: which of its raylets run there, start one, end one, end everything.
 
 Every question goes through the transport of the node's host, so that a worker on another host is asked
-the same way as one on this machine.
+the same way as one on this machine. Many hosts are asked at once; one that has not answered is not asked
+again, so that a hanging host costs one timeout and delays nobody else.
 """
 
 import asyncio
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bootstrap.plan import Action
+from config import paths
 from config.paths import StatePaths
 from config.settings import Node, Settings
-from grid_agent.core import raystart
+from grid_agent.core import raystart, startrequest
 from grid_agent.edges import hosts
+from grid_agent.edges.transports import Transport, Transports, versions_here
 
 LOOK_S = 10.0
+END_S = 30.0
 GRACE_S = 15.0  # for the answer itself, and for cleaning up after a start that did not end in time
+# Ways open at once. A host that hangs keeps its place for a timeout: with fewer, the others would wait.
+FAN_OUT = 128
+
+Ways = Callable[[str], Transport]
+Answer = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,89 +42,141 @@ class Raylet:
 
 
 class Reach:
-    """The hosts of one cluster; `gcs_address` tells its processes from those of other clusters."""
+    """The hosts of one cluster, those that have left its file (`former`) too.
 
-    def __init__(self, settings: Settings, gcs_address: str, uid: int) -> None:
+    `gcs_address` tells its processes from those of other clusters; `unreachable` has the answer of each node
+    whose host could not be asked.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        gcs_address: str,
+        uid: int,
+        state: StatePaths,
+        *,
+        former: Settings | None = None,
+        ways: Ways | None = None,
+    ) -> None:
         self.settings = settings
         self.gcs_address = gcs_address
+        self.unreachable: dict[str, Answer] = {}
         self._uid = uid
+        self._state = state
+        self._owner = {n.name: former for n in former.nodes} if former else {}
+        self._owner |= {node.name: settings for node in settings.nodes}
+        self._nodes = {name: _node(owner, name) for name, owner in self._owner.items()}
+        known = {id(owner): Transports(owner, state) for owner in self._owner.values()}
+        self._ways = ways or (lambda name: known[id(self._owner[name])](name))
+        self._room = threading.BoundedSemaphore(FAN_OUT)
 
     def find_head(self) -> Raylet | None:
         """The head's raylet on this machine, whatever address its GCS has."""
-        seen = self._look(self.settings.head, {"gcs_port": self.settings.ray.port})
-        return next(
-            (raylet for raylet in seen if raylet.head and raylet.name == self.settings.head.name), None
-        )
+        head = self.settings.head.name
+        answer = self._call(head, {"op": "look", "gcs_port": self.settings.ray.port}, LOOK_S)
+        seen = self._rows(head, answer)
+        return next((raylet for raylet in seen if raylet.head and raylet.name == head), None)
 
     def raylets(self) -> dict[str, Raylet]:
         """Every raylet of this cluster that a host shows, by name; a host that does not answer shows none."""
-        found: dict[str, Raylet] = {}
+        look = {"op": "look", "gcs_address": self.gcs_address}
         if self.settings.ssh is None:
-            seen = self._look(self.settings.head, {"gcs_address": self.gcs_address})
-            return {raylet.name: raylet for raylet in seen}
-        for node in self.settings.nodes:
-            request = {"gcs_address": self.gcs_address, "node_name": node.name}
-            found |= {raylet.name: raylet for raylet in self._look(node, request)}
-        return found
+            asked: dict[str, Answer] = {self.settings.head.name: look}
+        else:
+            asked = {name: {**look, "node_name": name} for name in self._nodes}
+        answers = self._ask_all(asked, LOOK_S)
+        rows = (row for name, answer in answers.items() for row in self._rows(name, answer))
+        return {raylet.name: raylet for raylet in rows}
 
-    def start(self, action: Action, state: StatePaths) -> dict[str, Any]:
+    def raylet(self, name: str) -> Raylet | None:
+        """The raylet of one node, None also when its host does not answer."""
+        request = {"op": "look", "gcs_address": self.gcs_address, "node_name": name}
+        return next(iter(self._rows(name, self._call(name, request, LOOK_S))), None)
+
+    def start(self, action: Action) -> Answer:
         """Start one node and wait until its raylet is up."""
-        local = raystart.is_local(self.settings, self._node(action.node))
-        root = str(state.root) if local else "~/.local/state/grid-agent/" + self.settings.cluster
-        request = {
-            "op": "start",
-            "argv": list(action.argv),
-            "env": dict(action.env),
-            "log": f"{root}/logs/{action.node}.log",
-            "lock": f"{root}/locks/{action.node}.lock",
-            "lock_wait_s": action.timeout_s,  # the agent may be healing this very node
-            "timeout_s": action.timeout_s,
-            "node_name": action.node,
-            "gcs_address": self.gcs_address,
-        }
-        return self._call(self._node(action.node), request, 2 * action.timeout_s + GRACE_S)
+        owner, node = self._owner[action.node], self._nodes[action.node]
+        request = startrequest.start_request(
+            owner,
+            node,
+            argv=action.argv,
+            env=action.env,
+            gcs_address=self.gcs_address,
+            state=self._state,
+            timeout_s=action.timeout_s,
+            lock_wait_s=action.timeout_s,  # the agent may be healing this very node
+            versions=versions_here(),
+        )
+        try:
+            request = hosts.with_token(request, str(self._state.ray_token))
+        except OSError as error:
+            detail = f"Cannot read {self._state.ray_token}: {error.strerror}. stop.py, then start.py."
+            return {"ok": False, "error": "auth", "detail": detail}
+        return self._call(action.node, request, 2 * action.timeout_s + GRACE_S)
 
-    def end(self, raylet: Raylet | None, node: Node, session_dir: str | None = None) -> dict[str, Any]:
+    def end(self, raylet: Raylet | None, node: Node, heads_session: str | None = None) -> Answer:
         """End the raylets of a node's name and whatever they left there."""
+        owner = self._owner[node.name]
         request = {
             "op": "end",
             "gcs_address": self.gcs_address,
             "node_name": node.name,
             "all_of_name": True,
-            "log_monitor": self.settings.ssh is not None,
+            "log_monitor": owner.ssh is not None,
+            "session_dir": paths.session_dir(owner, node, heads_session, self._uid),
         }
         if raylet is not None:
-            request |= {
-                "raylet_pid": raylet.pid,
-                "node_id": raylet.node_id,
-                "session_dir": raylet.session_dir,
-            }
-        elif session_dir:
-            request["session_dir"] = session_dir
-        return self._call(node, request, 30.0)
+            request |= {"raylet_pid": raylet.pid, "node_id": raylet.node_id}
+            request |= {"session_dir": raylet.session_dir}
+        return self._call(node.name, request, END_S)
 
     def end_cluster(
-        self,
-        timeout_s: float,
-        *,
-        node: Node | None = None,
-        session_dir: str | None = None,
-        temp_dir: str | None = None,
-    ) -> dict[str, Any]:
-        """End everything of this cluster on a node's host, by default on this machine."""
-        request: dict[str, Any] = {"op": "end_cluster", "gcs_address": self.gcs_address}
-        request |= {"session_dir": session_dir} if session_dir else {}
-        request |= {"temp_dir": temp_dir} if temp_dir else {}
-        return self._call(node or self.settings.head, request, timeout_s)
+        self, timeout_s: float, *, session_dir: str | None = None, temp_dir: str | None = None
+    ) -> dict[str, Answer]:
+        """End everything of this cluster: on all other hosts at once, then on this machine.
+
+        Args:
+            timeout_s: Longest wait for a host, in seconds.
+            session_dir: The head's session folder, where it is known.
+            temp_dir: Where the head kept its sessions, by default where it would keep them now.
+
+        Returns:
+            The answer of every host, under the name of its node.
+        """
+        head = self.settings.head
+        requests = {name: self._end_request(name, session_dir) for name in self._nodes if name != head.name}
+        answers = self._ask_all(requests, timeout_s) if self.settings.ssh is not None else {}
+        last = self._end_request(head.name, session_dir) | ({"temp_dir": temp_dir} if temp_dir else {})
+        return {**answers, head.name: self._call(head.name, last, timeout_s)}
+
+    def _end_request(self, name: str, heads_session: str | None) -> Answer:
+        owner, node = self._owner[name], self._nodes[name]
+        local = raystart.is_local(owner, node)
+        return {
+            "op": "end_cluster",
+            "gcs_address": self.gcs_address,
+            "session_dir": paths.session_dir(owner, node, heads_session, self._uid),
+            "temp_dir": paths.temp_dir(owner, node, self._uid),
+            "secrets": [] if local else [paths.node_files(owner, node, self._state).ray_token],
+        }
 
     def port_owner(self, port: int) -> Mapping[str, Any] | None:
         """Who listens on a port of this machine: pid, name, user; None where nobody is seen."""
-        answer = self._call(self.settings.head, {"op": "port_owner", "ports": [port]}, LOOK_S)
+        request = {"op": "port_owner", "ports": [port]}
+        answer = self._call(self.settings.head.name, request, LOOK_S)
         owner = (answer.get("ports") or {}).get(str(port))
         return owner if owner and owner.get("pid") else None
 
-    def _look(self, node: Node, which: Mapping[str, Any]) -> list[Raylet]:
-        answer = self._call(node, {"op": "look", **which}, LOOK_S)
+    def close(self) -> None:
+        """Let go of the kept connections to all hosts that were asked."""
+        asyncio.run(self._close())
+
+    async def _close(self) -> None:
+        ways = [self._ways(name) for name in self._nodes if name not in self.unreachable]
+        await asyncio.gather(*(way.close() for way in ways if isinstance(way, hosts.SshHost)))
+
+    def _rows(self, name: str, answer: Answer) -> list[Raylet]:
+        local = raystart.is_local(self._owner[name], self._nodes[name])
         return [
             Raylet(
                 name=row["node_name"] or "",
@@ -125,14 +187,33 @@ class Reach:
                 head=bool(row["head"]),
             )
             for row in answer.get("raylets", ())
-            if row["uid"] == self._uid or not raystart.is_local(self.settings, node)
+            if row["uid"] == self._uid or not local
         ]
 
-    def _call(self, node: Node, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        if not raystart.is_local(self.settings, node):
-            detail = f"{node.host} would be reached over SSH, which this version cannot do yet"
-            return {"ok": False, "error": "no_ssh", "detail": detail}
-        return asyncio.run(hosts.LocalHost().call(request, timeout_s))
+    def _ask_all(self, requests: Mapping[str, Answer], timeout_s: float) -> dict[str, Answer]:
+        async def all_at_once() -> dict[str, Answer]:
+            room = asyncio.Semaphore(FAN_OUT)
 
-    def _node(self, name: str) -> Node:
-        return next(node for node in self.settings.nodes if node.name == name)
+            async def ask(name: str) -> Answer:
+                async with room:
+                    return await self._ask(name, requests[name], timeout_s)
+
+            return dict(zip(requests, await asyncio.gather(*map(ask, requests)), strict=True))
+
+        return asyncio.run(all_at_once())
+
+    def _call(self, name: str, request: Answer, timeout_s: float) -> Answer:
+        with self._room:
+            return asyncio.run(self._ask(name, request, timeout_s))
+
+    async def _ask(self, name: str, request: Answer, timeout_s: float) -> Answer:
+        if name not in self.unreachable:
+            answer = await self._ways(name).call(request, timeout_s)
+            if not answer.get("unreached"):
+                return answer
+            self.unreachable[name] = answer
+        return self.unreachable[name]
+
+
+def _node(settings: Settings, name: str) -> Node:
+    return next(node for node in settings.nodes if node.name == name)

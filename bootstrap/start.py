@@ -15,7 +15,7 @@ if not __package__:
     _folder = str(Path(__file__).resolve().parent)
     sys.path[:] = [str(Path(_folder).parent), *(p for p in sys.path if os.path.realpath(p or ".") != _folder)]
 
-from bootstrap import bring_up, machine, plan, state, survey
+from bootstrap import bring_up, machine, plan, removal, state, survey
 from bootstrap.progress import Output
 from config import loader, tuning
 from config.settings import Settings
@@ -42,7 +42,12 @@ def main(argv: list[str] | None = None) -> int:
         if args.dry_run:
             return _dry_run(settings, output, redeploy=args.redeploy)
         return bring_up.bring_up(
-            settings, output, config=args.config, timeout_s=args.timeout, redeploy=args.redeploy
+            settings,
+            output,
+            config=args.config,
+            timeout_s=args.timeout,
+            redeploy=args.redeploy,
+            yes=args.yes,
         )
     except loader.ConfigError as error:
         output.error(str(error))
@@ -74,6 +79,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="deploy the application again, with the file's agent and slack",
     )
     parser.add_argument(
+        "--yes", action="store_true", help="stop nodes that have left the file without asking"
+    )
+    parser.add_argument(
         "--timeout", type=float, default=180.0, metavar="S", help="longest wait in seconds (default: 180)"
     )
     return parser.parse_args(argv)
@@ -100,6 +108,12 @@ def _dry_run(settings: Settings, output: Output, *, redeploy: bool) -> int:
     actions = plan.plan(settings, seen.found, seen.here, redeploy=redeploy)
     for name in sorted(seen.raylets):
         output.line(f"{name} runs already (pid {seen.raylets[name].pid}) and stays untouched")
+    for name, answer in sorted(seen.reach.unreachable.items()):
+        output.warn(f"{name} could not be asked: {answer['detail']}")
+    for node in removal.leaving(seen, settings):
+        output.line(
+            f"{node.name} is no longer in the file: it would be stopped, after a question or with --yes"
+        )
     if not actions:
         output.line("nothing to start")
     for number, action in enumerate(actions, 1):

@@ -143,8 +143,10 @@ def show_next(
     ]
     if settings.auth == "token":
         rows.insert(0, ("first, for Ray's own tools", f'eval "$({_command(grid_agent, "env", *flags)})"'))
-    if victim and settings.ssh is None:
-        rows.append((f"kill {victim} and see it heal", f"kill -9 {pids[victim]}"))
+    if victim:
+        rows.append(
+            (f"kill {victim} and see it heal", _on_host(settings, victim, "kill", "-9", pids[victim]))
+        )
     rows += [
         ("stop one node and keep it so", _command(*stop, *flags, "--node", victim or "NAME")),
         ("stop everything", _command(*stop, *flags)),
@@ -169,6 +171,17 @@ def tail(path: Path, count: int = 12) -> Sequence[str]:
 
 def _command(*parts: object) -> str:
     return shlex.join([str(part) for part in parts])
+
+
+def _on_host(settings: Settings, name: str, *command: object) -> str:
+    """A command as a person here runs it on a worker's host."""
+    node = next(node for node in settings.nodes if node.name == name)
+    if settings.ssh is None:
+        return _command(*command)
+    user, port = node.ssh_user or settings.ssh.user, node.ssh_port or settings.ssh.port
+    key = ["-i", settings.ssh.key_file] if settings.ssh.key_file else []
+    known = ["-o", f"UserKnownHostsFile={settings.ssh.known_hosts_file}"]
+    return _command("ssh", *key, *known, "-p", port, f"{user}@{node.host}", *command)
 
 
 def _window(window: tuning.Window) -> str:

@@ -46,7 +46,8 @@ def survey(settings: Settings, environ: Mapping[str, str]) -> Survey:
     """
     here = machine.here(settings, environ)
     record = state.read_record(here.state)
-    reach = Reach(settings, here.gcs_address, os.getuid())
+    recorded = _recorded(here)
+    reach = Reach(settings, here.gcs_address, os.getuid(), here.state, former=recorded)
     head = reach.find_head()
     addresses = [head.gcs_address if head else None, (record or {}).get("gcs_address"), here.gcs_address]
     raylets: dict[str, Raylet] = {}
@@ -63,7 +64,7 @@ def survey(settings: Settings, environ: Mapping[str, str]) -> Survey:
         app_answers=head_runs and _answers(settings, here),
         client_port=ports.client_port(),
     )
-    return Survey(here, reach, record, _recorded(here), raylets, found)
+    return Survey(here, reach, record, recorded, raylets, found)
 
 
 def token(settings: Settings, here: Here) -> str | None:

@@ -11,7 +11,6 @@ import stat
 import time
 from collections.abc import Set
 from pathlib import Path
-from typing import Any
 
 from bootstrap import health, machine, state
 from bootstrap.progress import Output
@@ -67,11 +66,13 @@ def cluster(settings: Settings, output: Output) -> int:
         seen = survey(settings, os.environ)
         if known and seen.raylets:
             running = seen.settings or settings
-            _tell_agent(seen, {*seen.raylets, *(node.name for node in running.nodes)}, running)
+            tell_agent(seen, {*seen.raylets, *(node.name for node in running.nodes)}, running)
         ended, problems = _end_all(seen, settings)
+        seen.reach.close()
         if problems:
             for problem in problems:
                 output.error(problem)
+            output.line(f"{ended} processes ended; stop.py again ends the rest")
             return 3
         _forget(seen, settings)
         if ended:
@@ -82,7 +83,7 @@ def cluster(settings: Settings, output: Output) -> int:
 
 
 def _end_node(seen: Survey, target: Node, output: Output) -> int:
-    _tell_agent(seen, {target.name}, seen.settings or seen.reach.settings)
+    tell_agent(seen, {target.name}, seen.settings or seen.reach.settings)
     session = (seen.record or {}).get("session_dir")
     answer = seen.reach.end(seen.raylets.get(target.name), target, session)
     if not answer.get("ok"):
@@ -94,7 +95,7 @@ def _end_node(seen: Survey, target: Node, output: Output) -> int:
     return 0
 
 
-def _tell_agent(seen: Survey, names: Set[str], settings: Settings) -> None:
+def tell_agent(seen: Survey, names: Set[str], settings: Settings) -> None:
     """Say that a person wants these nodes stopped, and wait until the agent has read it.
 
     It sees a raylet's death within milliseconds and reads the files less often: told too late, it would
@@ -124,16 +125,13 @@ def _end_all(seen: Survey, settings: Settings) -> tuple[int, list[str]]:
     record = seen.record or {}
     session = head.session_dir if head else record.get("session_dir")
     temp_dir = record.get("temp_dir") or paths.temp_dir(settings, settings.head, seen.here.uid)
-    hosts = [settings.head] if settings.ssh is None else [*settings.workers, settings.head]
-    ended, problems = 0, []
-    for host in hosts:
-        local = host.role == "head"
-        answer: dict[str, Any] = seen.reach.end_cluster(
-            CLUSTER_S, node=host, session_dir=session if local else None, temp_dir=temp_dir if local else None
-        )
-        ended += len(answer.get("ended", ()))
-        if not answer.get("ok"):
-            problems.append(f"{host.name}: {answer.get('detail', answer.get('error'))}")
+    answers = seen.reach.end_cluster(CLUSTER_S, session_dir=session, temp_dir=temp_dir)
+    ended = sum(len(answer.get("ended", ())) for answer in answers.values())
+    problems = [
+        f"{name}: {answer.get('detail', answer.get('error'))}"
+        for name, answer in answers.items()
+        if not answer.get("ok")
+    ]
     return ended, problems
 
 

@@ -105,7 +105,7 @@ class StatePaths:
         return self.logs / "deploy.log"
 
     def ssh_control(self, uid: int) -> str:
-        """The folder for the sockets of kept SSH connections: in the state folder, if that is short enough."""
+        """The folder for the sockets of kept SSH connections: in the state folder, where that is short."""
         folder = str(self.root / "ssh")
         if len(folder.encode()) <= SSH_CONTROL_MAX:
             return folder
@@ -133,7 +133,9 @@ def node_files(settings: Settings, node: Node, state: StatePaths) -> NodeFiles:
         Paths as that host understands them.
     """
     if settings.ssh is None or node.role == "head":
-        return NodeFiles(str(state.node_log(node.name)), str(state.node_lock(node.name)), str(state.ray_token))
+        return NodeFiles(
+            str(state.node_log(node.name)), str(state.node_lock(node.name)), str(state.ray_token)
+        )
     root = REMOTE_ROOT.format(cluster=settings.cluster)
     return NodeFiles(f"{root}/logs/{node.name}.log", f"{root}/locks/{node.name}.lock", f"{root}/ray_token")
 

@@ -26,12 +26,12 @@ from grid_agent.core.model import NodeBelief, Policy, State
 from grid_agent.core.step import begin
 from grid_agent.edges.gcs import Gcs
 from grid_agent.edges.heartbeat import Heartbeats
-from grid_agent.edges.hosts import LocalHost
 from grid_agent.edges.looks import Looks
 from grid_agent.edges.outbox import LogOutbox, Outbox
 from grid_agent.edges.people import StoppedByPeople
 from grid_agent.edges.remote import Probes, Remote
 from grid_agent.edges.slack import SlackClient
+from grid_agent.edges.transports import Transports
 from grid_agent.loop import LIST_UNSETTLED_S, TICK_S, Edges, Loop
 
 LATE_INTERVALS = 3
@@ -80,15 +80,18 @@ class Agent:
         )
         self._slack: SlackClient | None = None
         self.outbox = self._make_outbox(clock)
-        local = LocalHost()
-        plan = repair_plan.RepairPlan(settings, self.paths, gcs_address, environ)
+        ways = Transports(settings, self.paths)
+        looks = Looks(ways, gcs_address, by=settings.head.name)
+        plan = repair_plan.RepairPlan(settings, self.paths, gcs_address, environ, looks.seen)
         self._heartbeats = Heartbeats(self._feed, settings.agent.heartbeat_every_s)
         self._gcs = Gcs(gcs_address)
         edges = Edges(
             gcs=self._gcs,
             heartbeats=self._heartbeats,
-            hosts=Looks(lambda _: local, gcs_address, by=settings.head.name),
-            remote=Remote(lambda order: plan.requests(order, self.loop.belief), policy.repair_timeout_s),
+            hosts=looks,
+            remote=Remote(
+                lambda order: plan.request(order, self.loop.belief), ways.seen_from, policy.repair_timeout_s
+            ),
             probes=Probes(temp_dir(settings, settings.head, os.getuid())),
             people=StoppedByPeople(self.paths.stopped),
             notifier=self.outbox,
@@ -176,6 +179,12 @@ class Agent:
     def ever_ran(self) -> bool:
         """Whether this replica has had the lock: one that waits for it is not sick."""
         return bool(self._scheduler.running)
+
+    def why(self, name: str) -> dict[str, Any] | None:
+        """The story of one node; None when there is no such node."""
+        node = self.loop.belief.nodes.get(name)
+        now = self.loop.clock()
+        return None if node is None else report.why(self.loop.belief, node, now, self.loop.policy)
 
     def incidents(self) -> list[dict[str, Any]]:
         """Every known incident, newest first."""

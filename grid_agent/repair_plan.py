@@ -1,58 +1,94 @@
-"""A repair as two requests of `host_program`: end the old raylet, start the new one as the file says.
+"""A repair as one request of `host_program`: end the old raylet, start the new one as the file says.
 
 Builds values only. Called by `compose`, carried out by `edges.remote` on the node that repairs.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from config.paths import StatePaths
+from config import paths
 from config.settings import Node, Settings
 from grid_agent.core import messages as m
-from grid_agent.core import raystart
+from grid_agent.core import raystart, startrequest
 from grid_agent.core.model import Belief
+from grid_agent.edges.transports import versions_here
 
 TERM_S = 2.0
 KILL_S = 5.0
 START_S = 60.0
+START_REMOTE_S = 45.0  # with the login and the fence it must end before the agent stops waiting
+LOCK_WAIT_S = 5.0
+GRACE_S = 5.0
+Rows = Sequence[Mapping[str, Any]]
 
 
 class RepairPlan:
-    """The requests for each node of one cluster."""
+    """The request for each node of one cluster.
+
+    Args:
+        settings: The cluster file.
+        state: The state folder.
+        gcs_address: The GCS as Ray's own processes name it.
+        environ: The agent's environment, for nodes of this machine.
+        seen: What the last look at each node showed (`Looks.seen`).
+    """
 
     def __init__(
-        self, settings: Settings, paths: StatePaths, gcs_address: str, environ: Mapping[str, str]
+        self,
+        settings: Settings,
+        state: paths.StatePaths,
+        gcs_address: str,
+        environ: Mapping[str, str],
+        seen: Mapping[str, Rows],
     ) -> None:
         self._settings = settings
-        self._paths = paths
+        self._state = state
         self._gcs_address = gcs_address
         self._environ = environ
+        self._versions = versions_here()
+        self._seen = seen
 
-    def requests(self, order: m.RestartWorker, belief: Belief) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The fence and the start of this repair."""
+    def request(self, order: m.RestartWorker, belief: Belief) -> tuple[dict[str, Any], float]:
+        """The fence and the start of this repair, and the longest they can take in seconds."""
         node = next(n for n in self._settings.nodes if n.name == order.node)
+        start_s = START_S if raystart.is_local(self._settings, node) else START_REMOTE_S
+        steps = {"op": "steps", "requests": [self._fence(node, order, belief), self._start(node, start_s)]}
+        return steps, 2 * TERM_S + 2 * KILL_S + LOCK_WAIT_S + start_s + GRACE_S
+
+    def _fence(self, node: Node, order: m.RestartWorker, belief: Belief) -> dict[str, Any]:
         probe = belief.nodes[node.name].probe
-        who = {"gcs_address": self._gcs_address, "node_name": node.name}
-        fence = {
-            **who,
+        last = next((r for r in self._seen.get(node.name, ()) if r.get("node_id") == order.fence_node_id), {})
+        return {
             "op": "end",
+            "gcs_address": self._gcs_address,
+            "node_name": node.name,
             "node_id": order.fence_node_id,
-            "raylet_pid": probe.raylet_pid if probe else None,
+            "raylet_pid": last.get("pid") or (probe.raylet_pid if probe else None),
+            "session_dir": last.get("session_dir") or self._session_dir(node),
             "all_of_name": order.fence_node_id is None,
             "log_monitor": self._settings.ssh is not None,
             "term_s": TERM_S,
             "kill_s": KILL_S,
         }
-        return fence, {**who, **self._start(node)}
 
-    def _start(self, node: Node) -> dict[str, Any]:
-        settings = self._settings
-        token = str(self._paths.ray_token) if settings.auth == "token" else None
-        return {
-            "op": "start",
-            "argv": raystart.worker_argv(settings, node, self._gcs_address),
-            "env": raystart.node_env(settings, node, self._environ, token),
-            "log": str(self._paths.node_log(node.name)),
-            "lock": str(self._paths.node_lock(node.name)),
-            "timeout_s": START_S,
-        }
+    def _start(self, node: Node, timeout_s: float) -> dict[str, Any]:
+        return startrequest.start_request(
+            self._settings,
+            node,
+            argv=raystart.worker_argv(self._settings, node, self._gcs_address),
+            env=raystart.own_env(self._settings, node, self._environ, self._state),
+            gcs_address=self._gcs_address,
+            state=self._state,
+            timeout_s=timeout_s,
+            lock_wait_s=LOCK_WAIT_S,
+            versions=self._versions,
+        )
+
+    def _session_dir(self, node: Node) -> str | None:
+        """Where this node's logs are, by the record that `start.py` made; None where there is none."""
+        try:
+            record = json.loads(self._state.cluster.read_text(encoding="utf-8"))
+            return paths.session_dir(self._settings, node, record["session_dir"], uid=0)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None

@@ -7,9 +7,8 @@ run anything, and never put a secret into an argv: those are visible to every us
 import ipaddress
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any
 
 from config import paths, tuning
 from config.settings import Node, Settings
@@ -209,56 +208,6 @@ def own_env(
     """The environment of one node: this person's, reduced, here; none of it on other hosts."""
     token = paths.node_files(settings, node, state).ray_token if settings.auth == "token" else None
     return node_env(settings, node, environ if is_local(settings, node) else {}, token)
-
-
-def start_request(
-    settings: Settings,
-    node: Node,
-    *,
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    gcs_address: str,
-    state: paths.StatePaths,
-    timeout_s: float,
-    lock_wait_s: float,
-    versions: Mapping[str, str],
-) -> dict[str, Any]:
-    """What the host program is asked to do to start one node, the first time and at every repair.
-
-    Args:
-        settings: The cluster.
-        node: The node.
-        argv: Its command (`head_argv`, `worker_argv`).
-        env: Its environment (`node_env`).
-        gcs_address: The GCS as Ray's own processes name it.
-        state: The state folder of the head host.
-        timeout_s: Longest start, in seconds.
-        lock_wait_s: Longest wait for another start of this node, in seconds.
-        versions: Ray and Python of the head, which another host must have too.
-
-    Returns:
-        The request. For another host in token mode it first brings the token there; whoever sends it puts
-        that in (`hosts.with_token`), so that it stands in no plan and in no argument of a Ray task.
-    """
-    files = paths.node_files(settings, node, state)
-    start = {
-        "op": "start",
-        "argv": list(argv),
-        "env": dict(env),
-        "log": files.log,
-        "lock": files.lock,
-        "lock_wait_s": lock_wait_s,
-        "timeout_s": timeout_s,
-        "node_name": node.name,
-        "gcs_address": gcs_address,
-    }
-    if is_local(settings, node):
-        return start
-    start |= {"inherit": list(INHERITED), "expect": dict(versions)}
-    if settings.auth != "token":
-        return start
-    secret = {"op": "put_secret", "path": files.ray_token, "content": None}
-    return {"op": "steps", "requests": [secret, start]}
 
 
 def _capacity(node: Node, *, labels: dict[str, str]) -> list[str]:

@@ -8,12 +8,14 @@ over SSH; therefore one file, the standard library of Python 3.9 only, and nothi
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import ipaddress
 import json
 import os
 import pwd
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from typing import Any, NamedTuple
 POLL_S = 0.02
 TAIL_LINES = 20
 TAIL_CHARS = 4000
+FAILURE_LINES = 8  # of a failure that has a name
 # Ray's own programs, as they stand in argv, and the titles they give themselves. Arguments alone do not make
 # a process part of Ray: a driver or an editor may carry the same address or session directory.
 SCRIPTS = (
@@ -37,6 +40,30 @@ SCRIPTS = (
     "/ray/_private/workers/default_worker.py",
 )
 TITLES = ("ray::", "ray-dashboard-")
+# What `ray start` says -> the name of the failure, and what to do. None of them goes away by trying again.
+FAILURES = (
+    (
+        ("Version mismatch",),
+        "version",
+        "Ray and Python, to the last digit, must be those of the head: install them, or set ssh.ray_bin.",
+    ),
+    (
+        (
+            "UNAUTHENTICATED",
+            "Unauthenticated",
+            "InvalidAuthToken",
+            "AuthenticationError",
+            "uthentication token",
+        ),
+        "auth",
+        "This host's Ray token is not the cluster's: stop.py, then start.py, gives every node the same.",
+    ),
+    (
+        ("No space left on device", "Disk quota exceeded", "Read-only file system"),
+        "disk",
+        "Free some space there, or set temp_dir of this node to a folder on another disk.",
+    ),
+)
 
 
 class HostError(Exception):
@@ -440,9 +467,35 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     return {**answer, "unreadable": len(hidden)} if hidden else answer
 
 
+def _home(text: str) -> str:
+    """The text with `~/` at its beginning turned into this user's home folder."""
+    return str(Path.home()) + text[1:] if text.startswith("~/") else text
+
+
+def _at_home(name: str, value: str) -> str:
+    """One variable's value, or one `--name=value`, as a shell here would expand it."""
+    return ":".join(map(_home, value.split(":"))) if name == "PATH" else _home(value)
+
+
+def _argv(words: list[str]) -> list[str]:
+    """The command with every `~/` expanded, in the program and in `--temp-dir`."""
+    flag = "--temp-dir="
+    rest = (flag + _home(word[len(flag) :]) if word.startswith(flag) else word for word in words[1:])
+    return [_home(words[0]), *rest]
+
+
+def _env(request: dict[str, Any]) -> dict[str, str]:
+    """The environment asked for, and from this login what it shall inherit."""
+    own = {name: os.environ[name] for name in request.get("inherit", ()) if os.environ.get(name)}
+    given = {name: _at_home(name, value) for name, value in request["env"].items()}
+    return {**own, **given}
+
+
 def _private_file(path: str, flags: int) -> int:
-    """Opens a file that only we may read, in a folder that only we may enter if it has to be made."""
-    Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Opens a file that only we may read; folders that have to be made for it only we may enter."""
+    missing = [folder for folder in Path(path).parents if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
     handle = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     os.fchmod(handle, 0o600)
     return handle
@@ -451,7 +504,7 @@ def _private_file(path: str, flags: int) -> int:
 @contextlib.contextmanager
 def _locked(path: str, seconds: float) -> Iterator[None]:
     """Holds the lock file; the kernel lets go of it when this process ends, however it ends."""
-    handle = _private_file(path, os.O_RDWR)
+    handle = _private_file(_home(path), os.O_RDWR)
     until = time.monotonic() + seconds
     try:
         while True:
@@ -480,14 +533,13 @@ def _last(path: str, size: int = 65536) -> str:
     return ""
 
 
-def _spawn(request: dict[str, Any]) -> subprocess.Popen[bytes]:
-    argv = request["argv"]
-    output = _private_file(request["log"], os.O_WRONLY | os.O_TRUNC)
+def _spawn(argv: list[str], env: dict[str, str], log: str) -> subprocess.Popen[bytes]:
+    output = _private_file(log, os.O_WRONLY | os.O_TRUNC)
     try:
         # A session of its own: Ray cleans up the process groups of its workers, and this may run inside one.
         return subprocess.Popen(
             argv,
-            env=request["env"],
+            env=env,
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -496,10 +548,54 @@ def _spawn(request: dict[str, Any]) -> subprocess.Popen[bytes]:
             close_fds=True,
         )
     except OSError as error:
-        advice = "Install Ray there, or correct ray_bin in the cluster file."
-        raise HostError("no_ray", f"Cannot run {argv[0]}: {error.strerror}. {advice}") from None
+        raise _no_ray(argv[0], env, error.strerror) from None
     finally:
         os.close(output)
+
+
+def _no_ray(command: str, env: dict[str, str], why: str | None) -> HostError:
+    where = "" if "/" in command else f" in {env.get('PATH', '')}"
+    advice = "Install Ray there, or set ssh.ray_bin (or ray_bin of the node) to the folder of `ray`."
+    return HostError("no_ray", f"Cannot run {command}{where}: {why}. {advice}")
+
+
+def _installed(command: str) -> set[tuple[str, str]]:
+    """Versions of Ray and Python ("3.11") beside this command: read, since asking Ray takes seconds."""
+    found = set()
+    for path in {Path(command), Path(command).resolve()}:
+        for info in path.parent.parent.glob("lib*/python3*/*-packages/ray-*.dist-info"):
+            python = info.parent.parent.name[len("python") :]
+            found.add((info.name[len("ray-") : -len(".dist-info")], python))
+    return found
+
+
+def _check_versions(command: str, env: dict[str, str], expect: dict[str, str]) -> None:
+    """Raises HostError when the command is missing or is another Ray or Python than `expect`.
+
+    Where nothing can be read the start goes on: Ray compares for itself, too.
+    """
+    path = shutil.which(command, path=env.get("PATH", os.defpath))
+    if path is None:
+        raise _no_ray(command, env, "there is no such command")
+    found = _installed(path)
+    if not found or (expect["ray"], expect["python"]) in found:
+        return
+    here = " and ".join(f"Ray {ray} on Python {python}" for ray, python in sorted(found))
+    raise HostError(
+        "version",
+        f"{path} is {here}; the head has Ray {expect['ray']} on Python {expect['python']}. "
+        "Install the head's versions there, or set ssh.ray_bin to where they are.",
+    )
+
+
+def _failed(lines: str, code: int | None) -> HostError:
+    """The failure that the last lines of `ray start` name, with those lines."""
+    for signs, error, advice in FAILURES:
+        if any(sign in lines for sign in signs):
+            said = "\n".join(lines.splitlines()[-FAILURE_LINES:])
+            return HostError(error, f"{advice}\n{said}"[:TAIL_CHARS], code=code)
+    said = lines or f"The command ended with code {code} and said nothing."
+    return HostError("start_failed", said, code=code)
 
 
 def _exit_code(pid: int, seconds: float) -> int | None:
@@ -524,7 +620,10 @@ def _end_session(pid: int) -> None:
 
 
 def _launch(request: dict[str, Any], wanted: dict[str, Any], timeout_s: float) -> Proc:
-    child = _spawn(request)
+    argv, env, log = _argv(request["argv"]), _env(request), _home(request["log"])
+    if request.get("expect"):
+        _check_versions(argv[0], env, request["expect"])
+    child = _spawn(argv, env, log)
     born: list[Proc] = []
     try:
         code = _exit_code(child.pid, timeout_s)
@@ -535,23 +634,24 @@ def _launch(request: dict[str, Any], wanted: dict[str, Any], timeout_s: float) -
         if not born:
             _end_session(child.pid)
         child.wait()
-    lines = _last(request["log"])
+    lines = _last(log)
     if code is None:
         late = f"Not up within {timeout_s} s; what this start had brought up was ended."
         raise HostError("timeout", f"{late} {lines}".strip())
     if code == 0:
         lines = f"The command said that it had succeeded, but no such raylet runs. {lines}"
-    raise HostError(
-        "start_failed", lines or f"The command ended with code {code} and said nothing.", code=code
-    )
+    raise _failed(lines, code)
 
 
 def start(request: dict[str, Any]) -> dict[str, Any]:
     """Starts one raylet with exactly this command and environment, under a lock, unless it runs already.
 
-    Request: argv, env, log and lock (paths), timeout_s, node_name, gcs_address; optional lock_wait_s (5).
-    Answer: raylet (as in `look`), took_s. Errors: busy, already_running (with raylet), no_ray, timeout,
-    start_failed (the last lines of its output, and code). After an error nothing of this start is left.
+    Request: argv, env, log and lock (paths), timeout_s, node_name, gcs_address; optional lock_wait_s (5),
+    inherit (names of variables taken from this login where env does not give them), expect {ray, python} (the
+    head's versions). A leading `~/` is this host's home folder in paths, argv[0], --temp-dir and the values
+    of env. Answer: raylet (as in `look`), took_s. Errors: busy, already_running (with raylet), no_ray,
+    version, auth, disk, timeout, start_failed (the last lines of its output, and code). After an error
+    nothing of this start is left.
     """
     began, timeout_s = time.monotonic(), float(request["timeout_s"])
     wanted = {"gcs_address": request["gcs_address"], "node_name": request["node_name"]}
@@ -562,6 +662,44 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
             raise HostError("already_running", f"{words}, pid {running[0].pid}.", raylet=_row(running[0]))
         raylet = _launch(request, wanted, timeout_s)
         return {"ok": True, "raylet": _row(raylet), "took_s": round(time.monotonic() - began, 3)}
+
+
+def put_secret(request: dict[str, Any]) -> dict[str, Any]:
+    """Puts a secret into a file that only this user may read, in one step. Request: path, content.
+
+    The content is in no answer and no message. A file that holds it already stays as it is.
+    """
+    path = Path(_home(request["path"]))
+    content = request["content"].encode()
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if _read(str(path)) == content and path.lstat().st_mode & 0o7777 == 0o600:
+            return {"ok": True}
+        draft.unlink(missing_ok=True)
+        handle = _private_file(str(draft), os.O_WRONLY | os.O_EXCL)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        draft.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        detail = f"Cannot write {path}: {error.strerror}. Check the disk and the owner of its folder."
+        raise HostError("disk" if full else "no_secret", detail) from None
+    return {"ok": True}
+
+
+def steps(request: dict[str, Any]) -> dict[str, Any]:
+    """Carries out several requests in one call, in order, and stops at the first that fails.
+
+    Request: requests. Answer: that of the last one carried out, and answers: all of them.
+    """
+    answers: list[dict[str, Any]] = []
+    for one in request["requests"]:
+        answers.append(handle(one))
+        if not answers[-1].get("ok"):
+            break
+    return {"ok": True, **(answers[-1] if answers else {}), "answers": answers}
 
 
 def _is_part(proc: Proc) -> bool:
@@ -588,7 +726,7 @@ def _session_dirs(table: dict[int, Proc], request: dict[str, Any]) -> set[str]:
         proc for proc in table.values() if _is_part(proc) and _at_address(proc, request.get("gcs_address"))
     ]
     named = {proc.option("session_dir") or proc.option("session-dir") for proc in own}
-    return {path.rstrip("/") for path in named | {request.get("session_dir")} if path}
+    return {_home(path).rstrip("/") for path in named | {request.get("session_dir")} if path}
 
 
 def _members(table: dict[int, Proc], request: dict[str, Any]) -> list[Proc]:
@@ -613,7 +751,7 @@ def _members(table: dict[int, Proc], request: dict[str, Any]) -> list[Proc]:
 
 def _forget_address(temp_dir: str | None, address: str) -> None:
     """Ray refuses a new head while this note names an address that some raylet on the host still uses."""
-    note = Path(temp_dir or "/nonexistent") / "ray_current_cluster"
+    note = Path(_home(temp_dir or "/nonexistent")) / "ray_current_cluster"
     with contextlib.suppress(OSError):
         if note.read_text().strip() == address:
             note.unlink()
@@ -623,7 +761,8 @@ def end_cluster(request: dict[str, Any]) -> dict[str, Any]:
     """Ends everything of one cluster on this host: raylets of workers, the head's raylet, the rest, GCS.
 
     Request: gcs_address; optional session_dir, temp_dir (its note of the current cluster goes when it names
-    this one), term_s, kill_s in seconds. Answer as for `end`. Another Ray on the host is left alone.
+    this one), secrets (files to remove when nothing is left), term_s, kill_s in seconds. Answer as for `end`.
+    Another Ray on the host is left alone.
     """
     wanted, ending, table = {"gcs_address": request["gcs_address"]}, _ending(request), _table()
     raylets = _raylets(table, wanted)
@@ -636,7 +775,10 @@ def end_cluster(request: dict[str, Any]) -> dict[str, Any]:
     for is_gcs in (False, True):
         ending.hard(ending.soft([proc for proc in left if (proc.program == "gcs_server") is is_gcs]))
     _forget_address(request.get("temp_dir"), request["gcs_address"])
-    return ending.answer()
+    answer = ending.answer()
+    for path in request.get("secrets", ()) if answer["ok"] else ():
+        Path(_home(path)).unlink(missing_ok=True)
+    return answer
 
 
 def _ip(text: str) -> str:
@@ -689,7 +831,7 @@ def port_owner(request: dict[str, Any]) -> dict[str, Any]:
 def _raylet_logs(session_dir: str, node_id: str) -> list[str]:
     """Output files of the raylet with this id: it writes the id into its first lines."""
     found = []
-    for out in sorted(Path(session_dir, "logs").glob("raylet*.out")):
+    for out in sorted(Path(_home(session_dir), "logs").glob("raylet*.out")):
         with contextlib.suppress(OSError), out.open("rb") as file:
             if node_id.encode() in file.read(16384):
                 found += [str(out), str(out.with_suffix(".err"))]
@@ -704,7 +846,7 @@ def logs(request: dict[str, Any]) -> dict[str, Any]:
 
 def handle(request: dict[str, Any]) -> dict[str, Any]:
     """Answers one request; every failure is an answer too: {ok: false, error, detail}."""
-    known = (look, end, start, end_cluster, port_owner, logs)
+    known = (look, end, start, put_secret, steps, end_cluster, port_owner, logs)
     operations = {operation.__name__: operation for operation in known}
     try:
         if request["op"] not in operations:

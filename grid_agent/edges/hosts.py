@@ -11,6 +11,7 @@ import json
 import math
 import os
 import signal
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,15 @@ def parse_answer(stdout: bytes) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) and isinstance(answer.get("ok"), bool) else None
 
 
+def with_token(request: dict[str, Any], file: str | None) -> dict[str, Any]:
+    """The request with Ray's token from `file` in its place, where it has one for it."""
+    if request.get("op") == "steps":
+        return {**request, "requests": [with_token(one, file) for one in request["requests"]]}
+    if request.get("op") != "put_secret" or file is None:
+        return request
+    return {**request, "content": Path(file).expanduser().read_text(encoding="utf-8")}
+
+
 class LocalHost:
     """This machine: the program runs in a thread."""
 
@@ -182,7 +192,7 @@ class SshHost:
 
     def __init__(self, target: SshTarget, control_dir: str | None, *, login_timeout_s: float = 10.0) -> None:
         self._target = target
-        self._argv = ssh_argv(target, control_dir)
+        self._control_dir = control_dir
         # Beyond the connection: authentication, and the start of the login shell.
         self._login_s = target.connect_timeout_s + login_timeout_s
         program = Path(host_program.__file__).read_bytes()
@@ -193,31 +203,52 @@ class SshHost:
 
         `timeout_s` counts from the moment the program runs there; connecting and logging in have limits of
         their own. After `timeout` or `disconnected` the program may still be at work, until its own limits.
-        Errors beside the program's own: the names in `ADVICE`.
+        Errors beside the program's own: the names in `ADVICE`, with `unreached` true.
         """
         payload = self._program + json.dumps(request).encode()
         try:
-            conversation = await Conversation.begin(self._argv)
+            conversation = await Conversation.begin(ssh_argv(self._target, self._own_control_dir()))
         except OSError as error:
-            return complaint("no_ssh", str(error.strerror))
+            return {**complaint("no_ssh", str(error.strerror)), "unreached": True}
         try:
             answer = await conversation.hold(payload, self._login_s, timeout_s)
         finally:
             await conversation.end()
         if answer.get("error") in ("timeout", "login_timeout"):
-            await self._drop_connection()
+            await self._drop_connection("stop")
         if conversation.answered:
             return answer
-        return {**answer, "detail": f"{self._target}: {answer['detail']}"}
+        return {**answer, "unreached": True, "detail": f"{self._target}: {answer['detail']}"}
 
-    async def _drop_connection(self) -> None:
-        """Makes the kept connection end, so that the next call does not wait on a dead one too."""
-        if "ControlMaster=auto" in self._argv:
-            conversation = await Conversation.begin(["ssh", "-O", "exit", *self._argv[1:-1]])
+    async def close(self) -> None:
+        """Ends the kept connection and whatever still goes over it."""
+        await self._drop_connection("exit")
+
+    async def _drop_connection(self, how: str) -> None:
+        """Makes the kept connection end, so that the next call does not wait on a dead one too.
+
+        With "stop" the calls of others that go over it may finish.
+        """
+        argv = ssh_argv(self._target, self._own_control_dir())
+        if "ControlMaster=auto" in argv:
+            conversation = await Conversation.begin(["ssh", "-O", how, *argv[1:-1]])
             try:
                 await conversation.hold(b"", 1.0, 1.0)
             finally:
                 await conversation.end()
+
+    def _own_control_dir(self) -> str | None:
+        """The folder for the socket, made if it is gone; None where it cannot be ours alone."""
+        if self._control_dir is None:
+            return None
+        folder = Path(self._control_dir)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = folder.lstat()
+        except OSError:
+            return None
+        private = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
+        return self._control_dir if private and found.st_uid == os.getuid() else None
 
 
 class Conversation:

@@ -4,26 +4,24 @@ It only asks and translates; what the answer proves is decided in the core.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from grid_agent.core import messages as m
 from grid_agent.core.model import Raylet
+from grid_agent.edges.transports import Transport
 
 LOOK_S = 5.0
 
 
-class Transport(Protocol):
-    """Runs one request of `host_program` on a host."""
-
-    async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """The program's answer, or one with `ok` False."""
-        ...
-
-
 class Looks:
-    """Looks through the transport of each node's host. `by` is the node that looks: the head."""
+    """Looks through the transport of each node's host. `by` is the node that looks: the head.
+
+    `seen` keeps the rows of each node's last look that showed any: pid and session folder of a raylet that
+    may be gone when its remains are to be ended.
+    """
 
     def __init__(self, transports: Callable[[str], Transport], gcs_address: str, by: str) -> None:
+        self.seen: dict[str, list[Mapping[str, Any]]] = {}
         self._transports = transports
         self._gcs_address = gcs_address
         self._by = by
@@ -40,6 +38,8 @@ class Looks:
         if not answer.get("ok"):
             detail = f"{answer.get('error')}: {answer.get('detail', '')}"
             return m.HostUnreachable(order.node, self._by, detail)
+        if answer["raylets"]:
+            self.seen[order.node] = answer["raylets"]
         return m.HostLooked(order.node, self._by, tuple(_raylet(r) for r in answer["raylets"]))
 
 

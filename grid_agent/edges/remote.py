@@ -6,6 +6,8 @@ verdict, therefore no answer is ever waited for without a limit.
 """
 
 import asyncio
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,37 +16,45 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from grid_agent.core import messages as m
 from grid_agent.core.model import NodeBelief, ProbeReport
-from grid_agent.edges import host_program, node_probe
+from grid_agent.edges import host_program, hosts, node_probe
+from grid_agent.edges.transports import Transport
 
-ray.cloudpickle.register_pickle_by_value(host_program)
-ray.cloudpickle.register_pickle_by_value(node_probe)
+for _module in (host_program, hosts, node_probe, sys.modules[__name__]):
+    ray.cloudpickle.register_pickle_by_value(_module)
 
 PROVE_S = 10.0
 PROBE_S = 4.0
 NOT_CURABLE = frozenset({"no_ray", "version", "auth", "disk"})  # errors that a second try cannot cure
-Plan = Callable[[m.RestartWorker], tuple[Mapping[str, Any], Mapping[str, Any]]]
+Plan = Callable[[m.RestartWorker], tuple[dict[str, Any], float]]
+Ways = Callable[[str, str], Transport]
 
 
 def _noop() -> None:
     """Proves that a node runs tasks."""
 
 
-def _fence_and_start(fence: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Any]:
-    """End the old raylet and what it left, then start one. Nothing is started beside what is not ended."""
-    ended = host_program.handle(dict(fence))
-    if not ended.get("ok"):
-        return ended
-    return {"ended": len(ended.get("ended", ())), **host_program.handle(dict(start))}
+def _carry_out(way: "Transport", request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """On the node that acts: send one request along the way to the host it is for.
+
+    Ray's token is taken from the file that this node itself was started with.
+    """
+    request = hosts.with_token(request, os.environ.get("RAY_AUTH_TOKEN_PATH"))
+    return asyncio.run(way.call(request, timeout_s))
 
 
 class Remote:
-    """Tasks on chosen nodes. `plan` gives the fence and start requests of a repair."""
+    """Tasks on chosen nodes.
 
-    def __init__(self, plan: Plan, repair_s: float) -> None:
+    `plan` gives the request of a repair (fence, then start) and its longest duration; `ways` the way from the
+    node that acts to the node that is sick. All of it travels by value.
+    """
+
+    def __init__(self, plan: Plan, ways: Ways, repair_s: float) -> None:
         self._plan = plan
+        self._ways = ways
         self._repair_s = repair_s
         self._noop = ray.remote(num_cpus=0, max_retries=0)(_noop)
-        self._repair = ray.remote(num_cpus=0, max_retries=0)(_fence_and_start)
+        self._repair = ray.remote(num_cpus=0, max_retries=0)(_carry_out)
 
     async def prove(self, order: m.ProveNode) -> m.TaskRan | m.TaskMissed:
         """Run a no-op on exactly this incarnation."""
@@ -59,9 +69,10 @@ class Remote:
         if run_on.incarnation is None:
             return m.RepairEnded(order.node, order.attempt, ok=False, detail=f"{run_on.name} has no raylet")
         try:
-            fence, start = self._plan(order)
+            request, longest_s = self._plan(order)
+            way = self._ways(run_on.name, order.node)
             task = self._repair.options(**_on(run_on.incarnation.node_id), name=f"repair {order.node}")
-            answer = await _result(task.remote(fence, start), self._repair_s)
+            answer = await _result(task.remote(way, request, longest_s), self._repair_s)
         except Exception as error:  # noqa: BLE001 - the outcome is unknown; the core decides what follows
             return m.RepairEnded(order.node, order.attempt, ok=False, detail=_one_line(error))
         return _ended(order, answer)

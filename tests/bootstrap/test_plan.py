@@ -156,15 +156,36 @@ def test_a_changed_worker_differs_only_while_it_runs():
     assert in_force(settings(), new, frozenset({"h", "w1"}), redeploy=False) == new
 
 
-def test_a_worker_that_left_the_file_is_named_and_not_touched():
+def test_a_worker_that_left_the_file_is_named_and_stays_until_a_person_says_so():
     new = settings(text=TEXT.rpartition("  - {name: w2")[0])
-    assert [(d.key, d.remedy) for d in differences(settings(), new, ALL)] == [
-        ("nodes.w2", "stop.py --node w2")
-    ]
+    for alive in (ALL, frozenset({"h"})):
+        assert [(d.key, d.remedy) for d in differences(settings(), new, alive)] == [
+            ("nodes.w2", "start.py --yes")
+        ]
     assert plan.plan(new, running("h", "w1", "w2"), HERE) == []
+    assert in_force(settings(), new, ALL, redeploy=False) == settings()
+    assert in_force(settings(), new, ALL, redeploy=False, remove=True) == new
+
+
+def test_a_worker_that_came_into_the_file_is_started_and_watched():
+    new = settings(text=TEXT + "  - {name: w3, host: 127.0.0.1, num_cpus: 1}\n")
+    assert in_force(settings(), new, ALL, redeploy=False) == new
+    assert [a.node for a in plan.plan(new, running(*ALL), HERE, redeploy=True)] == ["w3", "grid-agent"]
 
 
 def test_the_agents_settings_follow_a_redeploy_only():
     new = settings("agent: {mode: observe}\nray: {timeout_ms: 70000}")
     assert in_force(settings(), new, ALL, redeploy=False) == settings()
     assert in_force(settings(), new, ALL, redeploy=True) == settings("agent: {mode: observe}")
+
+
+def test_another_ssh_key_needs_no_restart():
+    text = "cluster: c\nnodes: [{name: h, host: 10.0.0.1, role: head}, {name: w, host: 10.0.0.2}]\nssh: "
+    old = settings(text=text + "{user: me}\n")
+    new = settings(text=text + "{user: me, key_file: /k}\n")
+    both = frozenset({"h", "w"})
+    assert [(d.key, d.remedy) for d in differences(old, new, both)] == [
+        ("ssh.key_file", "start.py --redeploy")
+    ]
+    assert in_force(old, new, both, redeploy=False) == old
+    assert in_force(old, new, both, redeploy=True) == new

@@ -430,7 +430,7 @@ def test_a_start_that_takes_too_long_leaves_nothing(begin: Callable[..., dict[st
 
 def test_a_failed_start_says_why_in_few_words(begin: Callable[..., dict[str, Any]]) -> None:
     answer = begin("fail")
-    assert (answer["error"], answer["code"]) == ("start_failed", 3)
+    assert (answer["error"], answer["code"]) == ("version", 3)
     assert "RuntimeError: Version mismatch" in answer["detail"]
     assert "\x1b" not in answer["detail"]
     assert len(answer["detail"]) <= host_program.TAIL_CHARS

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -240,11 +241,12 @@ async def test_a_call_that_is_cancelled_ends_its_client(ssh: FakeSsh, tmp_path: 
 
 
 async def test_a_kept_connection_is_dropped_after_a_timeout(ssh: FakeSsh, tmp_path: Path) -> None:
-    ssh.says('case "$*" in *"-O exit"*) exit 0;; esac; sleep 9')
-    host = SshHost(TARGET, "/tmp/ga", login_timeout_s=0.1)
-    assert (await host.call(LOOK, 0.1))["error"] == "login_timeout"
+    ssh.says('case "$*" in *"-O stop"*) exit 0;; esac; sleep 9')
+    with tempfile.TemporaryDirectory(prefix="ga", dir="/tmp") as control:
+        host = SshHost(TARGET, control, login_timeout_s=0.1)
+        assert (await host.call(LOOK, 0.1))["error"] == "login_timeout"
     calls = (tmp_path / "calls").read_text()
-    assert "-O exit -T" in calls
+    assert "-O stop -T" in calls
     assert "-- gpu1\n" in calls
 
 

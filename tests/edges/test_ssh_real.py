@@ -94,7 +94,7 @@ async def test_an_answer_comes_back_and_the_connection_is_kept(server: Server) -
         assert time.monotonic() - began < 2.0
         assert (server.folder / "log").read_text().count("Accepted publickey") <= 1
     finally:
-        await host._drop_connection()
+        await host.close()
     assert list(Path(server.control).iterdir()) == []
 
 

@@ -20,13 +20,14 @@ import asyncio, json, pathlib, sys
 from config import loader
 from config.paths import StatePaths
 from grid_agent.core import raystart
+from grid_agent.core.startrequest import start_request
 from grid_agent.edges.transports import Transports, versions_here
 settings, state = loader.load(sys.argv[1], {}), StatePaths(pathlib.Path("/nowhere"))
 node = next(n for n in settings.nodes if n.name == "gpu1")
 argv = raystart.worker_argv(settings, node, "10.77.0.10:6379")
 env = raystart.own_env(settings, node, {}, state)
 more = {"gcs_address": "10.77.0.10:6379", "state": state, "timeout_s": 9, "lock_wait_s": 1}
-request = raystart.start_request(settings, node, argv=argv, env=env, versions=versions_here(), **more)
+request = start_request(settings, node, argv=argv, env=env, versions=versions_here(), **more)
 print(json.dumps(asyncio.run(Transports(settings, state)("gpu1").call(request, 20))))
 """
 
@@ -85,6 +86,15 @@ def test_a_host_that_is_not_known(lab: Lab) -> None:
 def test_a_key_that_was_revoked(lab: Lab) -> None:
     lab.hosts["gpu1"].path("/root/.ssh/authorized_keys").write_text("")
     assert "does not accept this user with this key" in said_of(lab, "gpu1")
+
+
+def test_stop_names_the_host_it_could_not_reach(lab: Lab) -> None:
+    lab.hosts["gpu1"].path("/root/.ssh/authorized_keys").write_text("")
+    file = lab.write_cluster_file()
+    done = lab.head.run([sys.executable, str(ROOT / "bootstrap" / "stop.py"), "-c", str(file)])
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: gpu1: root@10.77.0.11:22: ")
 
 
 def test_a_server_that_accepts_and_says_nothing(lab: Lab) -> None:

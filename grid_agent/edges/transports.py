@@ -1,0 +1,76 @@
+"""Which way leads to which node: this machine's own processes, or SSH as the cluster file says.
+
+Chooses only; the ways themselves are in `hosts`. Called by `bootstrap`, which asks from the head, and by
+`compose` for looks and repairs, which may be sent from another node.
+"""
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from config.paths import StatePaths
+from config.settings import Node, Settings
+from grid_agent.core import raystart
+from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget
+
+
+class Transport(Protocol):
+    """Runs one request of `host_program` on a host."""
+
+    async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """The program's answer, or one with `ok` False."""
+        ...
+
+
+def target(settings: Settings, node: Node) -> SshTarget:
+    """Where and as whom to log in to reach this node.
+
+    Raises:
+        ValueError: The file has no `ssh` section.
+    """
+    ssh = settings.ssh
+    if ssh is None:
+        raise ValueError("a node of a cluster without ssh is on this machine")
+    return SshTarget(
+        host=node.host,
+        user=node.ssh_user or ssh.user,
+        port=node.ssh_port or ssh.port,
+        key_file=ssh.key_file,
+        known_hosts_file=ssh.known_hosts_file,
+        connect_timeout_s=ssh.connect_timeout_s,
+    )
+
+
+class Transports:
+    """The way to every node of one cluster; the head keeps its connections where it has a state folder."""
+
+    def __init__(self, settings: Settings, state: StatePaths) -> None:
+        self._settings = settings
+        self._control_dir = state.ssh_control(os.getuid()) if state.root.is_dir() else None
+        self._known: dict[str, Transport] = {}
+
+    def __call__(self, node: str) -> Transport:
+        """The way from the head."""
+        if node not in self._known:
+            self._known[node] = self._make(node, self._control_dir)
+        return self._known[node]
+
+    def seen_from(self, by: str, node: str) -> Transport:
+        """The way from the node `by`: with its own keys and known hosts, at the paths of the file."""
+        if by == self._settings.head.name:
+            return self(node)
+        return self._make(node, None)
+
+    def _make(self, name: str, control_dir: str | None) -> Transport:
+        node = next(node for node in self._settings.nodes if node.name == name)
+        if raystart.is_local(self._settings, node):
+            return LocalHost()
+        return SshHost(target(self._settings, node), control_dir)
+
+
+def versions_here() -> Mapping[str, str]:
+    """Ray and Python of the head: what a worker must have, too."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return {"ray": importlib.metadata.version("ray"), "python": python}
