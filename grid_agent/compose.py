@@ -29,7 +29,7 @@ from grid_agent.edges.heartbeat import Heartbeats
 from grid_agent.edges.looks import Looks
 from grid_agent.edges.outbox import LogOutbox, Outbox
 from grid_agent.edges.people import StoppedByPeople
-from grid_agent.edges.remote import Probes, Remote
+from grid_agent.edges.remote import Probes, Remote, Through
 from grid_agent.edges.slack import SlackClient
 from grid_agent.edges.transports import Transports
 from grid_agent.loop import LIST_UNSETTLED_S, TICK_S, Edges, Loop
@@ -75,13 +75,25 @@ class Agent:
         clock = steady_clock()
         policy = policy_of(settings)
         nodes = (
-            NodeBelief(n.name, n.host, n.role, State.JOINING, clock(), expected_gpus=n.num_gpus)
+            NodeBelief(
+                n.name,
+                n.host,
+                n.role,
+                State.JOINING,
+                clock(),
+                expected_gpus=n.num_gpus,
+                labels=n.labels,
+                can_repair=n.can_repair,
+            )
             for n in settings.nodes
         )
         self._slack: SlackClient | None = None
         self.outbox = self._make_outbox(clock)
         ways = Transports(settings, self.paths)
-        looks = Looks(ways, gcs_address, by=settings.head.name)
+        looks = Looks(
+            lambda by, node: ways(node) if by.role == "head" else Through(by, ways.seen_from(by.name, node)),
+            gcs_address,
+        )
         plan = repair_plan.RepairPlan(settings, self.paths, gcs_address, environ, looks.seen)
         self._heartbeats = Heartbeats(self._feed, settings.agent.heartbeat_every_s)
         self._gcs = Gcs(gcs_address)

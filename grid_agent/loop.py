@@ -86,7 +86,8 @@ class Loop:
             case m.Notify(incident):
                 self._edges.notifier.put(incident)
             case m.LookAtHost():
-                self._spawn(self._answer(self._edges.hosts.look(order)))
+                by = self.belief.nodes[order.by]
+                self._spawn(self._answer(self._edges.hosts.look(order, by)))
             case m.ProveNode():
                 self._spawn(self._answer(self._edges.remote.prove(order)))
             case m.TellRay():

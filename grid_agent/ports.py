@@ -33,9 +33,9 @@ class Heartbeats(Protocol):
 
 
 class Hosts(Protocol):
-    """A look at a host's own process list."""
+    """A look at a host's own process list, from the node `by`."""
 
-    async def look(self, order: m.LookAtHost) -> m.HostLooked | m.HostUnreachable: ...
+    async def look(self, order: m.LookAtHost, by: NodeBelief) -> m.HostLooked | m.HostUnreachable: ...
 
 
 class Remote(Protocol):

@@ -236,7 +236,7 @@ class SimulatedCluster:
     def _carry_out(self, order: m.Order) -> None:
         later = self.clock.call_later
         match order:
-            case m.LookAtHost(name):
+            case m.LookAtHost(name, _, _):
                 later(self.rng.uniform(0.02, 0.3), partial(self._look, name))
             case m.ProveNode(name, node_id):
                 later(self.rng.uniform(0.05, 0.3), partial(self._prove, name, node_id))

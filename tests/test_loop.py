@@ -53,7 +53,7 @@ class World:
             for n, i in self.ids.items()
         ]
 
-    async def look(self, order: m.LookAtHost) -> m.HostLooked:
+    async def look(self, order: m.LookAtHost, by: NodeBelief) -> m.HostLooked:
         return m.HostLooked(order.node, "head", ())
 
     async def prove(self, order: m.ProveNode) -> m.TaskRan:
@@ -131,7 +131,7 @@ async def test_a_sweep_that_hangs_keeps_nobody_from_the_snapshot() -> None:
 async def test_an_edge_that_raises_is_logged_and_the_loop_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
 
-    async def broken(order: m.LookAtHost) -> m.HostLooked:
+    async def broken(order: m.LookAtHost, by: NodeBelief) -> m.HostLooked:
         raise RuntimeError("broken edge")
 
     world.look = broken  # type: ignore[method-assign]

@@ -173,10 +173,11 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class LookAtHost:
-    """Ask the host itself for its raylets. Ends in HostLooked or HostUnreachable."""
+    """Ask the host itself for its raylets, from the node `by`. Ends in HostLooked or HostUnreachable."""
 
     node: str
     node_id: str | None
+    by: str
 
 
 @dataclass(frozen=True, slots=True)

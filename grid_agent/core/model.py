@@ -33,6 +33,7 @@ class Cause(StrEnum):
     HOST_DOWN = "host down"
     ZOMBIE = "marked dead, still running"
     CANNOT_RUN_TASKS = "cannot run tasks"
+    NO_PATH = "head cannot reach it"
     CANNOT_JOIN = "cannot join"
     OBSERVER_SICK = "observer sick"
 
@@ -149,6 +150,8 @@ class NodeBelief:
     state: State
     since: float
     expected_gpus: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    can_repair: bool = False  # may look at and repair a host that the head cannot reach
     cause: Cause | None = None
     evidence: tuple[str, ...] = ()
     incarnation: Incarnation | None = None

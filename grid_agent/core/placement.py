@@ -1,9 +1,41 @@
-"""Who carries out a repair: a live node that is not the sick one; the head where it can. Pure."""
+"""Who looks at a sick host and who repairs it: the head, or a peer that reaches it when the head does not.
+
+Never the sick node itself. Pure; called by `step` and `guard`.
+"""
 
 from grid_agent.core.model import Belief, NodeBelief, State
 
 
 def choose(belief: Belief, sick: NodeBelief) -> str | None:
-    """Return the name of the node whose task shall repair `sick`, or None."""
-    live = [n for n in belief.nodes.values() if n.state is State.ALIVE and n.name != sick.name]
-    return next((n.name for n in live if n.role == "head"), None)
+    """Return the name of the node whose task shall repair `sick`, or None.
+
+    A peer repairs only what it has itself just reached; the head comes first in everything else.
+    """
+    view = sick.host_view
+    if view is not None and view.reached and view.by in peers(belief, sick):
+        return view.by
+    return next((n.name for n in _live(belief, sick) if n.role == "head"), None)
+
+
+def looker(belief: Belief, sick: NodeBelief) -> str:
+    """Return who looks at the host next: whoever reached it last, else the next in turn, the head first."""
+    turns = [head(belief), *peers(belief, sick)]
+    view = sick.host_view
+    if view is None or view.by not in turns:
+        return turns[0]
+    return view.by if view.reached else turns[(turns.index(view.by) + 1) % len(turns)]
+
+
+def head(belief: Belief) -> str:
+    """Return the name of the head, from which heartbeats go out."""
+    return next((n.name for n in belief.nodes.values() if n.role == "head"), "head")
+
+
+def peers(belief: Belief, sick: NodeBelief) -> list[str]:
+    """The live workers that may repair `sick`, those with the most labels in common first."""
+    able = [n for n in _live(belief, sick) if n.role == "worker" and n.can_repair]
+    return [n.name for n in sorted(able, key=lambda n: -len(n.labels.items() & sick.labels.items()))]
+
+
+def _live(belief: Belief, sick: NodeBelief) -> list[NodeBelief]:
+    return [n for n in belief.nodes.values() if n.state is State.ALIVE and n.name != sick.name]

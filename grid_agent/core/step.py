@@ -109,7 +109,7 @@ def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
         node = belief.nodes[node.name]
     if node.state in (State.REPAIRING, State.GAVE_UP):
         return belief
-    found = verdict.judge(node, now, policy)
+    found = verdict.judge(node, now, policy, placement.head(belief))
     if node.state is State.DEAD:
         return _judge_again(belief, node, found, now)
     if found.grade is Grade.SUSPECT or (found.grade is Grade.DEAD and node.role == "head"):
@@ -216,7 +216,8 @@ def _act(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> tuple[
     if _should_look(node, now, policy):
         node = replace(node, look_asked_at=now)
         known = node.incarnation
-        orders.append(m.LookAtHost(node.name, known.node_id if known else None))
+        by = placement.looker(belief, node)
+        orders.append(m.LookAtHost(node.name, known.node_id if known else None, by))
     unproven = node.incarnation
     if unproven is not None and _should_prove(node, now, policy):
         node = replace(node, proof_asked_at=now)

@@ -35,8 +35,8 @@ WELL = Verdict(Grade.WELL)
 UNKNOWN = Verdict(Grade.UNKNOWN)
 
 
-def judge(node: NodeBelief, now: float, policy: Policy) -> Verdict:
-    """Return the verdict on this node at this time."""
+def judge(node: NodeBelief, now: float, policy: Policy, head: str = "head") -> Verdict:
+    """Return the verdict on this node at this time; `head` is the name of the node we look from."""
     if node.incarnation is None:
         return _never_joined(node, now, policy)
     lines = tuple(evidence.against(node).values())
@@ -47,7 +47,7 @@ def judge(node: NodeBelief, now: float, policy: Policy) -> Verdict:
     if node.listed_alive is False:
         return _marked_dead(node, now, lines, alive=alive is not None, policy=policy)
     if node.heartbeat.misses:
-        return _silent(node, now, lines, alive=alive is not None, policy=policy)
+        return _silent(node, now, lines, alive=alive is not None, policy=policy, head=head)
     if node.proof_misses >= policy.suspect_misses and node.proven_id != node.incarnation.node_id:
         tried_s = now - (node.since if node.failed_at is None else node.failed_at)
         given_up = node.state is State.DEAD and node.cause is Cause.CANNOT_RUN_TASKS
@@ -90,7 +90,9 @@ def _marked_dead(
     return Verdict(Grade.SUSPECT, node.cause, lines)
 
 
-def _silent(node: NodeBelief, now: float, lines: tuple[str, ...], *, alive: bool, policy: Policy) -> Verdict:
+def _silent(
+    node: NodeBelief, now: float, lines: tuple[str, ...], *, alive: bool, policy: Policy, head: str
+) -> Verdict:
     """Heartbeats fail. One refused is enough to suspect; silence needs several."""
     beat, view = node.heartbeat, node.host_view
     if not _refused(node) and beat.misses < policy.suspect_misses:
@@ -103,6 +105,9 @@ def _silent(node: NodeBelief, now: float, lines: tuple[str, ...], *, alive: bool
     if not view.reached:
         given_up = enough and silent_s >= policy.unreachable_s
         return Verdict(Grade.DEAD if given_up else Grade.SUSPECT, Cause.HOST_DOWN, lines)
+    if alive and view.by != head:
+        # A peer reaches the host and sees the raylet run: it is the way from the head that is broken.
+        return Verdict(Grade.SUSPECT, Cause.NO_PATH, lines)
     if alive:
         given_up = enough and silent_s >= policy.hang_s
         return Verdict(Grade.DEAD if given_up else Grade.SUSPECT, Cause.HUNG, lines)

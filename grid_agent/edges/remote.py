@@ -24,6 +24,7 @@ for _module in (host_program, hosts, node_probe, sys.modules[__name__]):
 
 PROVE_S = 10.0
 PROBE_S = 4.0
+PEER_S = 5.0  # for a worker process on the peer to start
 NOT_CURABLE = frozenset({"no_ray", "version", "auth", "disk"})  # errors that a second try cannot cure
 Plan = Callable[[m.RestartWorker], tuple[dict[str, Any], float]]
 Ways = Callable[[str, str], Transport]
@@ -76,6 +77,24 @@ class Remote:
         except Exception as error:  # noqa: BLE001 - the outcome is unknown; the core decides what follows
             return m.RepairEnded(order.node, order.attempt, ok=False, detail=_one_line(error))
         return _ended(order, answer)
+
+
+class Through:
+    """A way that begins on another node: each request is carried out by a Ray task placed there."""
+
+    def __init__(self, by: NodeBelief, way: Transport) -> None:
+        self._by = by
+        self._way = way
+
+    async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """The answer of the host's program, or `ok` False when the task could not run."""
+        if self._by.incarnation is None:
+            return {"ok": False, "error": "no_peer", "detail": f"{self._by.name} has no raylet"}
+        task = ray.remote(num_cpus=0, max_retries=0)(_carry_out).options(**_on(self._by.incarnation.node_id))
+        try:
+            return dict(await _result(task.remote(self._way, request, timeout_s), timeout_s + PEER_S))
+        except Exception as error:  # noqa: BLE001 - then nobody has looked
+            return {"ok": False, "error": "no_peer", "detail": f"{self._by.name}: {_one_line(error)}"}
 
 
 def _ended(order: m.RestartWorker, answer: Mapping[str, Any]) -> m.RepairEnded:

@@ -45,7 +45,7 @@ def test_a_node_that_never_joins_is_looked_for_and_started() -> None:
     story.see(rows, *(task_ran(n) for n in ("head", "gpu2", "gpu3")))
     story.pass_time(59, rows)
     assert story.given(m.LookAtHost) == []
-    assert story.see(rows, after=1) == (m.LookAtHost("gpu1", None),)
+    assert story.see(rows, after=1) == (m.LookAtHost("gpu1", None, "head"),)
     orders = story.see(no_process("gpu1"), after=0.1)
     assert orders == (m.RestartWorker("gpu1", "head", 1, None),)
 
@@ -72,7 +72,7 @@ def test_a_host_that_was_down_at_the_start_is_started_when_it_answers() -> None:
 
 def test_killed_told_restarted_healed() -> None:
     story = Story()
-    assert story.see(refused("gpu1")) == (m.LookAtHost("gpu1", "gpu1-a"),)
+    assert story.see(refused("gpu1")) == (m.LookAtHost("gpu1", "gpu1-a", "head"),)
     assert (story.state("gpu1"), story.node("gpu1").cause) == (State.SUSPECT, None)
     tell, restart = story.see(no_process("gpu1"), after=0.1)
     assert isinstance(tell, m.TellRay)
@@ -127,7 +127,7 @@ def test_a_node_that_joins_late_and_runs_no_tasks_is_looked_at_at_once() -> None
     story = Story(3, joined=False)
     story.see(story.listing(), *(task_ran(n) for n in ("head", "gpu2", "gpu3")))
     story.see(answered("gpu1"), task_missed("gpu1"), task_missed("gpu1"), after=61)
-    assert story.given(m.LookAtHost) == [m.LookAtHost("gpu1", "gpu1-a")]
+    assert story.given(m.LookAtHost) == [m.LookAtHost("gpu1", "gpu1-a", "head")]
     assert kinds(story.see(pid_there("gpu1"), after=0.1)) == ["RestartWorker"]
 
 
@@ -460,7 +460,7 @@ def test_a_late_look_does_not_matter_hours_later() -> None:
     story.see(no_process("gpu1"))
     story.now += 7200
     orders = story.see(story.listing(row("gpu1", alive=False)))
-    assert orders == (m.LookAtHost("gpu1", "gpu1-a"),)
+    assert orders == (m.LookAtHost("gpu1", "gpu1-a", "head"),)
     assert story.state("gpu1") is State.SUSPECT
 
 

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Raylet
+from grid_agent.core.model import NodeBelief, Raylet, State
 from grid_agent.edges.looks import Looks
 from grid_agent.edges.node_probe import NodeProbe
 from grid_agent.edges.people import StoppedByPeople
+
+HEAD = NodeBelief("head", "127.0.0.1", "head", State.ALIVE, 0.0)
 
 
 def test_stopped_nodes_are_files(tmp_path: Path) -> None:
@@ -44,7 +46,7 @@ class Answers:
 async def test_a_look_becomes_an_event() -> None:
     seen = {"pid": 7, "node_id": "id1", "start_ticks": 9, "stat": "S", "node_name": "w1"}
     host = Answers({"ok": True, "raylets": [seen]})
-    event = await Looks(lambda _: host, "10.0.0.10:6379", by="head").look(m.LookAtHost("w1", "id1"))
+    event = await Looks(lambda by, node: host, "10.0.0.10:6379").look(m.LookAtHost("w1", "id1", "head"), HEAD)
     assert event == m.HostLooked("w1", "head", (Raylet(7, "id1", 9, "S"),))
     assert host.asked[0]["op"] == "look"
     assert host.asked[0]["gcs_address"] == "10.0.0.10:6379"
@@ -52,7 +54,7 @@ async def test_a_look_becomes_an_event() -> None:
 
 async def test_a_host_that_cannot_be_asked_is_unreachable_not_empty() -> None:
     host = Answers({"ok": False, "error": "no_route", "detail": "No route to host"})
-    event = await Looks(lambda _: host, "10.0.0.10:6379", by="head").look(m.LookAtHost("w1", None))
+    event = await Looks(lambda by, node: host, "10.0.0.10:6379").look(m.LookAtHost("w1", None, "head"), HEAD)
     assert event == m.HostUnreachable("w1", "head", "no_route: No route to host")
 
 
