@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tests.support.lab_host import Host
 pytestmark = pytest.mark.hosts
 
 CANARY = "canary-8c1f4b7e2d9a5306"
+SLACK_PORT, SLACK_TOKEN = 8099, "xoxb-canary-5d2e"
 STATE = ".local/state/grid-agent/lab"
 GET = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=3).read().decode())"
 LASTING = (
@@ -67,7 +69,8 @@ class Cluster:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.file = lab.write_cluster_file()
+        slack = {"channel": "C0123456789", "base_url": f"http://127.0.0.1:{SLACK_PORT}/api/"}
+        self.file = lab.write_cluster_file(nodes={"gpu2": {"can_repair": True}}, slack=slack)
         self.before = {pid for host in lab.hosts.values() for pid in host.processes()}
 
     def python(self, *argv: str, **env: str) -> Any:
@@ -76,7 +79,20 @@ class Cluster:
         return self.lab.head.run([sys.executable, *argv], env=env, timeout_s=240)
 
     def start(self, *flags: str) -> Any:
-        return self.python(str(ROOT / "bootstrap" / "start.py"), "-c", str(self.file), *flags)
+        script = str(ROOT / "bootstrap" / "start.py")
+        return self.python(script, "-c", str(self.file), *flags, SLACK_BOT_TOKEN=SLACK_TOKEN)
+
+    def validate(self) -> Any:
+        """grid-agent validate on the head."""
+        argv = [str(BIN / "grid-agent"), "validate", "-c", str(self.file), "-o", "json"]
+        return self.lab.head.run(argv, timeout_s=60)
+
+    def slack(self) -> list[dict[str, Any]]:
+        """What was posted, each message with its replies."""
+        python = [str(self.lab.worker_bin / "python"), "-I", "-S", "-c", GET]
+        return list(
+            json.loads(self.lab.head.run([*python, f"http://127.0.0.1:{SLACK_PORT}/messages"]).stdout)
+        )
 
     def stop(self, *flags: str) -> Any:
         return self.python(str(ROOT / "bootstrap" / "stop.py"), "-c", str(self.file), *flags)
@@ -184,6 +200,16 @@ def cluster(lab: Lab) -> Iterator[Cluster]:
     token.write_text(CANARY + "\n")
     token.chmod(0o600)
     strangers = begin_stranger(lab.hosts["gpu1"], str(lab.worker_bin / "ray"))
+    serve = [
+        sys.executable,
+        "-m",
+        "tests.support.slack_server",
+        "--port",
+        str(SLACK_PORT),
+        "--token",
+        SLACK_TOKEN,
+    ]
+    slack = lab.head.popen(serve, cwd=str(ROOT), stdout=subprocess.DEVNULL)
     made = Cluster(lab)
     try:
         with Sampler(lab) as sampler:
@@ -195,6 +221,8 @@ def cluster(lab: Lab) -> Iterator[Cluster]:
         assert strangers in lab.hosts["gpu1"].processes(), "a stranger's Ray was ended"
     finally:
         made.stop()
+        slack.kill()
+        slack.wait()
         for host in lab.hosts.values():
             host.reboot()
             shutil.rmtree(host.path("/root/.local"), ignore_errors=True)
@@ -223,6 +251,34 @@ def test_a_killed_worker_is_healed_and_is_the_node_it_was(cluster: Cluster) -> N
     assert cluster.driver(PINNED, "gpu1").stdout == "ran on gpu1\n"
     (incident,) = json.loads(cluster.get("/incidents"))["incidents"]
     assert (incident["cause"], incident["phase"]) == ("process gone", "resolved")
+    (message,) = until(lambda: [m for m in cluster.slack() if "resolved" in m["text"]], 10)
+    assert "gpu1" in message["text"]
+    assert any("restarting gpu1 by a task on gpu-master" in reply["text"] for reply in message["replies"])
+
+
+def test_validate_reaches_every_host_and_proves_that_strangers_are_refused(cluster: Cluster) -> None:
+    said = cluster.validate()
+    checks = {c["name"]: c for c in json.loads(said.stdout)["checks"]}
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "reached; raylet pid" in checks["host gpu1"]["detail"]
+    assert "without the token is refused" in checks["auth"]["detail"]
+    with cluster.lab.drop("gpu-master", "gpu1", "tcp", 22):
+        cut = cluster.validate()
+    assert cut.returncode == 3
+    broken = {c["name"]: c for c in json.loads(cut.stdout)["checks"]}
+    assert broken["host gpu1"]["status"] == "fail"
+    assert broken["host gpu2"]["status"] == "pass"
+
+
+def test_a_peer_repairs_what_the_head_cannot_log_in_to(cluster: Cluster) -> None:
+    old = cluster.raylet("gpu1")
+    with cluster.lab.drop("gpu-master", "gpu1", "tcp", 22):
+        cluster.lab.hosts["gpu1"].kill(old)
+        until(lambda: cluster.healed("gpu1", old), 90, 0.5)
+    newest = json.loads(cluster.get("/incidents"))["incidents"][0]
+    story = " ".join(step["text"] for step in newest["steps"])
+    assert "gpu2 looked at the host" in story
+    assert "by a task on gpu2" in story
 
 
 def test_a_peer_with_only_ray_can_repair(cluster: Cluster) -> None:
