@@ -15,6 +15,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from ray import serve
 
+from config.checks import is_loopback
 from config.settings import Settings
 from grid_agent.compose import Agent
 from grid_agent.core.raystart import HEAD_LABEL
@@ -22,7 +23,7 @@ from grid_agent.core.raystart import HEAD_LABEL
 HTTP = {"pass": 200, "warn": 200, "fail": 503}
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 # The built-in pages load scripts from the internet, which a cluster may not have; /docs is ours.
-app = FastAPI(title="grid-agent", docs_url=None, redoc_url=None)
+app = FastAPI(title="grid-agent", docs_url=None, redoc_url=None, openapi_url=None)
 
 
 # Above the class: Serve pickles the routes, with what they refer to, as the class is decorated.
@@ -62,7 +63,8 @@ class GridAgent:
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]
         parsed = Settings.model_validate(settings)
         self._agent = Agent(parsed, ray.get_runtime_context().gcs_address, os.environ)
-        self._token_file = parsed.http.token_file
+        # On loopback reading is free; an API that is open to other machines asks for the token.
+        self._token_file = None if is_loopback(parsed.http.host) else parsed.http.token_file
         await self._agent.start()
 
     async def check_health(self) -> None:
@@ -83,16 +85,18 @@ class GridAgent:
         return JSONResponse(body, status_code=HTTP[body["status"]])
 
     @app.get("/livez")
-    async def livez(self) -> JSONResponse:
+    async def livez(self, request: Request) -> JSONResponse:
         """503 when the agent's loop has not run for three intervals."""
+        self._may_read(request)
         late_s = self._agent.late_s()
         if late_s is not None:
             return JSONResponse({"status": "fail", "late_s": round(late_s, 3)}, status_code=503)
         return JSONResponse({"status": "pass"})
 
     @app.get("/readyz")
-    async def readyz(self) -> JSONResponse:
+    async def readyz(self, request: Request) -> JSONResponse:
         """503 until the agent runs and has heard from the GCS."""
+        self._may_read(request)
         ready = self._agent.ready()
         return JSONResponse({"status": "pass" if ready else "fail"}, status_code=200 if ready else 503)
 
@@ -120,14 +124,26 @@ class GridAgent:
     @app.get("/docs", include_in_schema=False)
     async def docs(self, request: Request) -> HTMLResponse:
         """A page of the routes, without scripts."""
+        self._may_read(request)
         return HTMLResponse(_docs_page(request.app.openapi()))
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi(self, request: Request) -> JSONResponse:
+        """The same for machines."""
+        self._may_read(request)
+        return JSONResponse(request.app.openapi())
 
     def _may_read(self, request: Request) -> None:
         """A cluster whose API is open to other machines asks for the token for reads too."""
         if self._token_file is None:
             return
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        wanted = Path(self._token_file).expanduser().read_text(encoding="utf-8").strip()
+        try:
+            wanted = Path(self._token_file).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            wanted = ""
+        if not wanted:
+            raise HTTPException(401, f"nobody may read: {self._token_file} holds no token")
         if not hmac.compare_digest(given.encode(), wanted.encode()):
             raise HTTPException(401, "send the token of http.token_file as 'Authorization: Bearer ...'")
 

@@ -1,7 +1,7 @@
 """Deploys the agent on a running cluster, as one command: `python -m deployments.deploy --settings F`.
 
 A driver of its own, so that whoever starts the cluster never imports Ray. Exit 0: the application is
-RUNNING; 3: it is not, and the last line says why. Called by `bootstrap.start` and by the keeper.
+RUNNING; 3: it is not, and the last line says why. Called by `bootstrap.start`.
 """
 
 import argparse

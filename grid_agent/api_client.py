@@ -10,6 +10,7 @@ import httpx
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 5.0
+REPORT = {"status", "age_s", "mode", "observer", "nodes", "incidents"}
 
 
 class ApiError(Exception):
@@ -46,11 +47,17 @@ def get(url: str, path: str, token: str | None = None) -> dict[str, Any]:
         httpx.codes.SERVICE_UNAVAILABLE,
     ):
         raise ApiError(f"{where} answered {answer.status_code}, and not as grid-agent does: is --url right?")
+    if path == "/health" and not body.keys() >= REPORT:
+        raise ApiError(f"{where} answered, and not as grid-agent does: is --url right?")
     return body
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ApiError(f"{url!r} is not a URL ({error}): write it like {DEFAULT_URL}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ApiError(f"{url!r} is not a URL: write it like {DEFAULT_URL}")
     return url.rstrip("/")

@@ -97,7 +97,7 @@ def _read(path: str | None) -> str | None:
     """A token, where there is one; without it the check that needs it says so."""
     try:
         return Path(path).expanduser().read_text(encoding="utf-8").strip() if path else None
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None
 
 
@@ -181,8 +181,8 @@ def _token() -> str | None:
         return None
     try:
         return Path(path).expanduser().read_text(encoding="utf-8").strip()
-    except OSError as error:
-        _fail(f"GRID_AGENT_TOKEN_FILE: cannot read {path}: {error.strerror}", Exit.USAGE)
+    except (OSError, UnicodeDecodeError) as error:
+        _fail(f"GRID_AGENT_TOKEN_FILE: cannot read {path}: {error}", Exit.USAGE)
 
 
 def _print(body: dict[str, Any], output: Format, text: Callable[[dict[str, Any]], Sequence[str]]) -> None:

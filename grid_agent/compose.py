@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,7 +23,7 @@ from config.settings import Settings
 from grid_agent import metrics, repair_plan
 from grid_agent.core import messages as m
 from grid_agent.core import report
-from grid_agent.core.model import NodeBelief, Policy, State
+from grid_agent.core.model import Incident, NodeBelief, Policy, State
 from grid_agent.core.step import begin
 from grid_agent.edges.gcs import Gcs
 from grid_agent.edges.heartbeat import Heartbeats
@@ -33,6 +34,7 @@ from grid_agent.edges.remote import Probes, Remote, Through
 from grid_agent.edges.slack import SlackClient
 from grid_agent.edges.transports import Transports
 from grid_agent.loop import LIST_UNSETTLED_S, TICK_S, Edges, Loop
+from grid_agent.ports import Notifier
 
 LATE_INTERVALS = 3
 MIN_LATE_S = 3.0
@@ -95,7 +97,8 @@ class Agent:
             gcs_address,
         )
         plan = repair_plan.RepairPlan(settings, self.paths, gcs_address, environ, looks.seen)
-        self._heartbeats = Heartbeats(self._feed, settings.agent.heartbeat_every_s)
+        # A little less than the interval: a raylet that hangs must not cost the others every second check.
+        self._heartbeats = Heartbeats(self._feed, 0.8 * settings.agent.heartbeat_every_s)
         self._gcs = Gcs(gcs_address)
         edges = Edges(
             gcs=self._gcs,
@@ -106,23 +109,26 @@ class Agent:
             ),
             probes=Probes(temp_dir(settings, settings.head, os.getuid())),
             people=StoppedByPeople(self.paths.stopped),
-            notifier=self.outbox,
+            notifier=Everywhere(LogOutbox(), self.outbox),
         )
         self.loop = Loop(begin(nodes, clock()), policy, clock, edges)
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._running: list[asyncio.Task[None]] = []
+        self._had_lock = False
 
     # --- life ---
 
     async def start(self) -> None:
         """Begin in the background: wait for the lock that only one agent can hold, then run."""
         self._running.append(asyncio.create_task(self._live(), name="agent"))
-        self._running.append(asyncio.create_task(self.outbox.run(), name="outbox"))
+        if self.outbox is not None:
+            self._running.append(asyncio.create_task(self.outbox.run(), name="outbox"))
 
     async def _live(self) -> None:
         with _lock_file(self.paths.root / "agent.lock") as lock:
             while not _locked(lock):  # noqa: ASYNC110 - another process holds it; no event can tell us
                 await asyncio.sleep(LOCK_POLL_S)
+            self._had_lock = True
             self._schedule()
             log.info("watching %s in mode %s", self.settings.cluster, self.settings.agent.mode)
             try:
@@ -157,8 +163,9 @@ class Agent:
         self._scheduler.start()
 
     async def stop(self) -> None:
-        """Let go of everything; repairs under way go on in Ray."""
-        await self.outbox.drain(DRAIN_S)
+        """Let go of everything."""
+        if self.outbox is not None:
+            await self.outbox.drain(DRAIN_S)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -190,7 +197,7 @@ class Agent:
 
     def ever_ran(self) -> bool:
         """Whether this replica has had the lock: one that waits for it is not sick."""
-        return bool(self._scheduler.running)
+        return self._had_lock
 
     def why(self, name: str) -> dict[str, Any] | None:
         """The story of one node; None when there is no such node."""
@@ -208,10 +215,10 @@ class Agent:
     def _feed(self, event: m.Event) -> None:
         self.loop.feed(event)
 
-    def _make_outbox(self, clock: Callable[[], float]) -> Outbox | LogOutbox:
+    def _make_outbox(self, clock: Callable[[], float]) -> Outbox | None:
         slack = self.settings.slack
         if slack is None:
-            return LogOutbox()
+            return None
         self._slack = SlackClient(self.paths.slack_token, slack.base_url)
         return Outbox(
             self._slack,
@@ -225,14 +232,33 @@ class Agent:
         path = self.paths.logs / "agent.log"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            handler = logging.handlers.RotatingFileHandler(path, maxBytes=5_000_000, backupCount=3)
+            handler = PrivateFileHandler(path, maxBytes=5_000_000, backupCount=3)
         except OSError as error:
             log.warning("no log file at %s: %s", path, error)
             return
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
+
+
+class PrivateFileHandler(logging.handlers.RotatingFileHandler):
+    """Log files that only their owner can read, after a rotation too."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        return TextIOWrapper(os.fdopen(descriptor, "ab"), encoding="utf-8", write_through=True)
+
+
+class Everywhere:
+    """Shows each incident in every place that there is."""
+
+    def __init__(self, *places: Notifier | None) -> None:
+        self._places = [place for place in places if place is not None]
+
+    def put(self, incident: Incident) -> None:
+        """Queue it everywhere."""
+        for place in self._places:
+            place.put(incident)
 
 
 def _lock_file(path: Path) -> TextIO:

@@ -20,7 +20,7 @@ from grid_agent.core.step import step
 TICK_S = 0.5
 LIST_EVERY_S = 1.0
 LIST_UNSETTLED_S = 0.2
-SETTLED = frozenset({State.ALIVE, State.GAVE_UP, State.CORDONED})
+ON_THE_WAY = frozenset({State.JOINING, State.REPAIRING})
 log = logging.getLogger("grid_agent.loop")
 
 
@@ -120,7 +120,7 @@ class Loop:
 
     async def list_nodes(self) -> None:
         """The GCS node table: every second, and five times as often while a node is on its way."""
-        settled = all(n.state in SETTLED for n in self.belief.nodes.values())
+        settled = not any(n.state in ON_THE_WAY for n in self.belief.nodes.values())
         now = self.clock()
         if now - self._listed_at < (LIST_EVERY_S if settled else LIST_UNSETTLED_S) - 0.01:
             return
@@ -137,7 +137,7 @@ class Loop:
         self.feed(*await self._edges.probes.sweep(live))
 
     async def close(self) -> None:
-        """Stop what is under way; a repair task that was started goes on in Ray."""
+        """Stop waiting for what is under way."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

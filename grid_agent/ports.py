@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Incident, NodeBelief
+from grid_agent.core.model import Incident, NodeBelief
 
 
 class Clock(Protocol):
@@ -35,7 +35,7 @@ class Heartbeats(Protocol):
 class Hosts(Protocol):
     """A look at a host's own process list, from the node `by`."""
 
-    async def look(self, order: m.LookAtHost, by: NodeBelief) -> m.HostLooked | m.HostUnreachable: ...
+    async def look(self, order: m.LookAtHost, by: NodeBelief) -> m.Event: ...
 
 
 class Remote(Protocol):
@@ -62,9 +62,3 @@ class Notifier(Protocol):
     """Shows incidents to people; `put` only queues."""
 
     def put(self, incident: Incident) -> None: ...
-
-
-class Journal(Protocol):
-    """Keeps what must survive the process. Never raises; a failure is reported through `trouble`."""
-
-    def record(self, before: Belief, after: Belief, events: Sequence[m.Event], now: float) -> None: ...

@@ -1,12 +1,13 @@
 """The composed agent without Ray: what it says before it runs, and that only one of two runs."""
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
 
 from config import loader
-from grid_agent.compose import Agent, steady_clock
+from grid_agent.compose import Agent, PrivateFileHandler, steady_clock
 from tests.support.cluster import free_port, until_true
 
 
@@ -53,3 +54,32 @@ def test_the_clock_cannot_jump() -> None:
     clock = steady_clock()
     times = [clock() for _ in range(100)]
     assert times == sorted(times)
+
+
+async def test_a_loop_that_ended_makes_the_replica_unhealthy(tmp_path: Path) -> None:
+    one = agent(tmp_path)
+
+    def broken(events: object) -> None:
+        raise RuntimeError("a bug in the core")
+
+    one.loop._step = broken  # type: ignore[method-assign]
+    await one.start()
+    await until_true(one.ever_ran)
+    await until_true(one._running[0].done)
+    assert one.ever_ran()  # so that a late loop counts against it, and Serve restarts the replica
+    one.loop.clock = lambda: one.loop.belief.stepped_at + 60  # type: ignore[assignment]
+    assert one.late_s() is not None
+    await one.stop()
+
+
+def test_a_rotated_log_is_private(tmp_path: Path) -> None:
+    log = tmp_path / "agent.log"
+    handler = PrivateFileHandler(log, maxBytes=10, backupCount=1)
+    for word in ("first line", "second line"):
+        handler.emit(logging.LogRecord("x", logging.INFO, "", 0, word, None, None))
+    handler.close()
+    assert {p.name: p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {
+        "agent.log": 0o600,
+        "agent.log.1": 0o600,
+    }
+    assert "second line" in log.read_text()

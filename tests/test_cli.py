@@ -79,9 +79,12 @@ def test_a_stranger_on_the_port_is_named(code: int, content: Any, word: str) -> 
         said = run("status", "--url", url)
         assert said.returncode == 4
         assert word in said.stderr
+        assert "Traceback" not in said.stderr
 
 
-@pytest.mark.parametrize("argv", [("status", "--url", "nonsense"), ("status", "--url", "ftp://x")])
+@pytest.mark.parametrize(
+    "argv", [("status", "--url", u) for u in ("nonsense", "ftp://x", "http://[::1", "http://x:abc")]
+)
 def test_a_url_that_is_none_is_said(argv: tuple[str, ...]) -> None:
     said = run(*argv)
     assert said.returncode == 4

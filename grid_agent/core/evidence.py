@@ -20,6 +20,8 @@ from grid_agent.core.model import (
     State,
 )
 
+TELL_AGAIN_S = 5.0
+
 
 def fold(belief: Belief, event: m.Event, now: float) -> Belief:
     """Return the belief with the facts of one event in it. Unknown nodes are ignored."""
@@ -47,12 +49,16 @@ def put(belief: Belief, node: NodeBelief) -> Belief:
 
 def _node(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
     match event:
-        case m.HostLooked(_, by, raylets, detail):
-            return _looked(node, HostView(now, by, reached=True, raylets=raylets, detail=detail))
-        case m.HostUnreachable(_, by, detail):
-            return _looked(node, HostView(now, by, reached=False, detail=detail))
+        case m.HostLooked(_, by, raylets, detail, about):
+            return _looked(node, HostView(now, by, reached=True, raylets=raylets, detail=detail), about)
+        case m.HostUnreachable(_, by, detail, about):
+            return _looked(node, HostView(now, by, reached=False, detail=detail), about)
+        case m.LookFailed(_, by, detail):
+            return replace(node, look_begun_at=None, look_trouble=(by, detail))
         case m.RepairEnded():
             return _repair_ended(node, event, now)
+        case m.RayTold(_, node_id, False):
+            return _refused_by_ray(node, node_id, now)
         case m.RayTold():
             return node  # noted when it was ordered
     return _of_incarnation(node, event, now)
@@ -76,11 +82,23 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
     return node
 
 
-def _looked(node: NodeBelief, view: HostView) -> NodeBelief:
+def _looked(node: NodeBelief, view: HostView, about: str | None) -> NodeBelief:
+    """A look tells of the moment it began, and of the incarnation that it was asked about."""
+    begun_at, node = node.look_begun_at, replace(node, look_begun_at=None, look_trouble=None)
+    if about is not None and (node.incarnation is None or node.incarnation.node_id != about):
+        return node
+    view = view if begun_at is None else replace(view, at=begun_at)
     before = node.host_view
     same = before is not None and before.reached == view.reached
     since = before.since if before is not None and same else view.at
     return replace(node, host_view=replace(view, since=since))
+
+
+def _refused_by_ray(node: NodeBelief, node_id: str, now: float) -> NodeBelief:
+    """The GCS did not take our word: it is said again later, should it still be true."""
+    attempts = tuple(replace(a, told=False) if a.fence_node_id == node_id else a for a in node.attempts)
+    told = None if node.told_id == node_id else node.told_id
+    return replace(node, told_id=told, attempts=attempts, tell_after=now + TELL_AGAIN_S)
 
 
 def _missed(beat: Heartbeat, how: Miss, detail: str, now: float) -> Heartbeat:
@@ -173,9 +191,10 @@ def against(node: NodeBelief) -> dict[str, str]:
         seen["host"] = f"{view.by} cannot reach the host ({view.detail})"
     elif view is not None and node.incarnation is not None and fresh(node):
         alive = running(node)
-        seen["host"] = f"{view.by} looked at the host: " + (
-            f"pid {alive.pid} is there, state {alive.stat}" if alive else "no such raylet process"
-        )
+        if alive is None:
+            seen["host"] = f"{view.by} looked at the host: no such raylet process"
+        elif beat.misses or node.listed_alive is False:  # alive, and that is the matter: hung, or a zombie
+            seen["host"] = f"{view.by} looked at the host: pid {alive.pid} is there, state {alive.stat}"
     elif view is not None and view.reached and node.incarnation is None:
         seen["host"] = f"{view.by} looked at the host: {len(view.raylets)} raylets of this name"
     if node.listed_alive is False:

@@ -26,8 +26,7 @@ def _questions(
     yield node.role == "head", Refusal.HEAD
     yield node.stopped, Refusal.STOPPED_BY_PERSON
     yield policy.mode == "observe", Refusal.OBSERVING
-    yield silent is not None and now - silent >= policy.gcs_silent_s, Refusal.GCS_SILENT
-    yield belief.observer.gcs_answered_at is None, Refusal.GCS_SILENT
+    yield silent is not None or belief.observer.gcs_answered_at is None, Refusal.GCS_SILENT
     yield belief.observer.loop_lag_ms >= policy.lag_warn_ms, Refusal.OBSERVER_SICK
     yield belief.holding_since is not None, Refusal.MASS_FAILURE
     yield node.cause is Cause.HOST_DOWN, Refusal.HOST_UNREACHABLE
@@ -49,7 +48,7 @@ def may_tell(belief: Belief, node: NodeBelief, now: float, policy: Policy, *, fe
     silent = observer.gcs_silent_since
     if policy.mode == "observe" or node.stopped or observer.loop_lag_ms >= policy.lag_warn_ms:
         return False
-    if silent is not None and now - silent >= policy.gcs_silent_s:
+    if silent is not None or (node.tell_after is not None and now < node.tell_after):
         return False
     proven = node.verdict_stands and len(evidence.against(node)) >= WITNESSES
     return fenced or (proven and (belief.holding_since is None or node.cause is Cause.PROCESS_GONE))

@@ -64,17 +64,31 @@ class GcsWentSilent:
 
 @dataclass(frozen=True, slots=True)
 class HostLooked:
-    """A look at the host's own process list: every live raylet of this name and cluster."""
+    """A look at the host's own process list: every live raylet of this name and cluster.
+
+    `asked_about`: the incarnation that made us look; the answer says nothing about a newer one.
+    """
 
     node: str
     by: str
     raylets: tuple[Raylet, ...]
     detail: str = ""
+    asked_about: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HostUnreachable:
-    """Nobody could look at the host."""
+    """The host cannot be reached: no route, or nothing answers there at all."""
+
+    node: str
+    by: str
+    detail: str
+    asked_about: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LookFailed:
+    """The look itself failed (key refused, no answer in time, ...): it says nothing about the host."""
 
     node: str
     by: str
@@ -160,6 +174,7 @@ Event = (
     | GcsWentSilent
     | HostLooked
     | HostUnreachable
+    | LookFailed
     | TaskRan
     | TaskMissed
     | NodeProbed

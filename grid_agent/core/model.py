@@ -166,8 +166,11 @@ class NodeBelief:
     probe: ProbeReport | None = None
     failed_at: float | None = None  # when it last left ALIVE
     look_asked_at: float | None = None
+    look_begun_at: float | None = None  # a look under way; None: none is
+    look_trouble: tuple[str, str] | None = None  # who could not look last, and why
     proof_asked_at: float | None = None
     proof_misses: int = 0
+    tell_after: float | None = None  # Ray refused our word; not again before
     told_id: str | None = None  # the incarnation Ray has been told about
     verdict_stands: bool = False  # DEAD, and the facts of this very step still say so
     attempts: tuple[Attempt, ...] = ()

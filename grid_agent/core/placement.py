@@ -20,10 +20,13 @@ def choose(belief: Belief, sick: NodeBelief) -> str | None:
 def looker(belief: Belief, sick: NodeBelief) -> str:
     """Return who looks at the host next: whoever reached it last, else the next in turn, the head first."""
     turns = [head(belief), *peers(belief, sick)]
-    view = sick.host_view
-    if view is None or view.by not in turns:
+    view, trouble = sick.host_view, sick.look_trouble
+    last = trouble[0] if trouble is not None else view.by if view is not None else None
+    if last is None or last not in turns:
         return turns[0]
-    return view.by if view.reached else turns[(turns.index(view.by) + 1) % len(turns)]
+    if trouble is None and view is not None and view.reached:
+        return last
+    return turns[(turns.index(last) + 1) % len(turns)]
 
 
 def head(belief: Belief) -> str:

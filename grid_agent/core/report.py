@@ -22,7 +22,7 @@ def iso(at: float) -> str:
 
 
 def health(belief: Belief, now: float, policy: Policy) -> dict[str, Any]:
-    """The body of `GET /cluster/health`, as documented in docs/http.md."""
+    """The body of `GET /cluster/health`, whose keys people and tools rely on."""
     return {
         "status": status(belief, now, policy),
         "time": iso(now),
@@ -56,9 +56,16 @@ def _lost(belief: Belief, now: float) -> bool:
         return True
     workers = [n for n in belief.nodes.values() if n.role == "worker"]
     heads = [n for n in belief.nodes.values() if n.role == "head"]
-    return any(n.state is not State.ALIVE for n in heads) or (
+    return any(_unusable(n, now) for n in heads) or (
         bool(workers) and all(n.state is not State.ALIVE for n in workers)
     )
+
+
+def _unusable(head: NodeBelief, now: float) -> bool:
+    """A head that is merely suspected may be slow; one suspected for long is of no use."""
+    if head.state is State.SUSPECT:
+        return now - head.since > STALE_S
+    return head.state is not State.ALIVE
 
 
 def observer(belief: Belief, now: float, policy: Policy) -> dict[str, Any]:
@@ -121,6 +128,8 @@ def action(node: NodeBelief, now: float, policy: Policy) -> str | None:
             return None if node.refusal is None else f"held: {node.refusal}"
         case State.GAVE_UP:
             return "needs a person: " + (node.attempts[-1].detail if node.attempts else "see why")
+        case State.SUSPECT if node.look_trouble is not None:
+            return "{} cannot look at its host: {}".format(*node.look_trouble)
         case State.SUSPECT:
             return "looking at its host; nothing is restarted on suspicion"
         case State.CORDONED:

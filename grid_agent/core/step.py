@@ -14,6 +14,7 @@ from grid_agent.core import messages as m
 from grid_agent.core.model import Attempt, Belief, Cause, Heartbeat, NodeBelief, Phase, Policy, Refusal, State
 from grid_agent.core.verdict import Grade
 
+LOOK_LOST_S = 30.0  # a look that has not come back by then never will
 PROVEN_WAIT_S = 30.0  # after a start succeeded: how long until a pinned task must have run
 
 
@@ -214,7 +215,7 @@ def _hold(belief: Belief, now: float, policy: Policy) -> Belief:
 def _act(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> tuple[Belief, tuple[m.Order, ...]]:
     orders: list[m.Order] = []
     if _should_look(node, now, policy):
-        node = replace(node, look_asked_at=now)
+        node = replace(node, look_asked_at=now, look_begun_at=now)
         known = node.incarnation
         by = placement.looker(belief, node)
         orders.append(m.LookAtHost(node.name, known.node_id if known else None, by))
@@ -238,6 +239,8 @@ def _should_look(node: NodeBelief, now: float, policy: Policy) -> bool:
             return False
     elif node.state is not State.SUSPECT:
         return False
+    if node.look_begun_at is not None and now - node.look_begun_at < LOOK_LOST_S:
+        return False  # one at a time: a host that answers slowly is not asked more
     return node.look_asked_at is None or now - node.look_asked_at >= policy.look_every_s
 
 

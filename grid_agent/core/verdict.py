@@ -111,5 +111,6 @@ def _silent(
     if alive:
         given_up = enough and silent_s >= policy.hang_s
         return Verdict(Grade.DEAD if given_up else Grade.SUSPECT, Cause.HUNG, lines)
-    # Silent, not refused, and the process is gone: packets to its port are dropped on the way.
-    return Verdict(Grade.DEAD if enough else Grade.SUSPECT, Cause.PROCESS_GONE, lines)
+    # Silent, not refused, and no such process in the list: one of the two must be mistaken. Wait for more.
+    given_up = enough and silent_s >= policy.hang_s
+    return Verdict(Grade.DEAD if given_up else Grade.SUSPECT, Cause.PROCESS_GONE, lines)

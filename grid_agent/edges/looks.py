@@ -11,6 +11,8 @@ from grid_agent.core.model import NodeBelief, Raylet
 from grid_agent.edges.transports import Transport
 
 LOOK_S = 5.0
+# Only these say something about the host; a refused key or an old Python says something about us.
+UNREACHED = frozenset({"no_route", "refused", "connect_timeout", "unresolved"})
 
 
 class Looks:
@@ -25,7 +27,9 @@ class Looks:
         self._ways = ways
         self._gcs_address = gcs_address
 
-    async def look(self, order: m.LookAtHost, by: NodeBelief) -> m.HostLooked | m.HostUnreachable:
+    async def look(
+        self, order: m.LookAtHost, by: NodeBelief
+    ) -> m.HostLooked | m.HostUnreachable | m.LookFailed:
         """Every live raylet of this name and cluster on the node's host."""
         request = {
             "op": "look",
@@ -36,10 +40,16 @@ class Looks:
         answer = await self._ways(by, order.node).call(request, LOOK_S)
         if not answer.get("ok"):
             detail = f"{answer.get('error')}: {answer.get('detail', '')}"
-            return m.HostUnreachable(order.node, by.name, detail)
+            if answer.get("error") in UNREACHED:
+                return m.HostUnreachable(order.node, by.name, detail, order.node_id)
+            return m.LookFailed(order.node, by.name, detail)
+        if answer.get("unsure"):
+            detail = f"{answer['unsure']} raylets there cannot be read: look as the user who runs them"
+            return m.LookFailed(order.node, by.name, detail)
         if answer["raylets"]:
             self.seen[order.node] = answer["raylets"]
-        return m.HostLooked(order.node, by.name, tuple(_raylet(r) for r in answer["raylets"]))
+        raylets = tuple(_raylet(r) for r in answer["raylets"])
+        return m.HostLooked(order.node, by.name, raylets, asked_about=order.node_id)
 
 
 def _raylet(seen: Mapping[str, Any]) -> Raylet:

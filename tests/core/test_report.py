@@ -8,7 +8,16 @@ import pytest
 from grid_agent.core import messages as m
 from grid_agent.core import report
 from grid_agent.core.model import NodeBelief, ProbeReport
-from tests.core.situations import Story, configured, refused, repair_failed, repaired, row, timed_out
+from tests.core.situations import (
+    Story,
+    answered,
+    configured,
+    refused,
+    repair_failed,
+    repaired,
+    row,
+    timed_out,
+)
 
 
 def body(story: Story, after: float = 0.0) -> dict[str, Any]:
@@ -99,9 +108,11 @@ def test_fail_when_no_worker_is_alive() -> None:
     assert status(story) == "fail"
 
 
-def test_fail_when_the_head_is_not_alive() -> None:
+def test_warn_then_fail_when_the_head_is_not_alive() -> None:
     story = Story()
     story.see(refused("head"))
+    assert status(story) == "warn"
+    story.pass_time(12, refused("head"), *(answered(n) for n in story.names if n != "head"))
     assert status(story) == "fail"
 
 

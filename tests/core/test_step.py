@@ -114,12 +114,13 @@ def test_a_zombie_is_fenced_and_restarted_after_its_time_to_exit() -> None:
     assert story.node("gpu1").cause is Cause.ZOMBIE
 
 
-def test_a_node_that_runs_no_tasks_is_restarted_after_a_look() -> None:
+def test_a_node_that_runs_no_tasks_while_all_else_is_well_is_held_for_a_person() -> None:
     story = Story()
     story.see(story.listing(row("gpu1", "b")))
     story.pass_time(60, answered("gpu1", "b"), task_missed("gpu1", "b"), every=5)
     story.pass_time(70, answered("gpu1", "b"), pid_there("gpu1", "b"), every=2)
-    assert story.given(m.RestartWorker) == [m.RestartWorker("gpu1", "head", 1, "gpu1-b")]
+    assert story.given(m.RestartWorker) == []
+    assert story.refusal("gpu1") is Refusal.ONE_WITNESS
     assert story.incidents[0].cause is Cause.CANNOT_RUN_TASKS
 
 
@@ -128,7 +129,8 @@ def test_a_node_that_joins_late_and_runs_no_tasks_is_looked_at_at_once() -> None
     story.see(story.listing(), *(task_ran(n) for n in ("head", "gpu2", "gpu3")))
     story.see(answered("gpu1"), task_missed("gpu1"), task_missed("gpu1"), after=61)
     assert story.given(m.LookAtHost) == [m.LookAtHost("gpu1", "gpu1-a", "head")]
-    assert kinds(story.see(pid_there("gpu1"), after=0.1)) == ["RestartWorker"]
+    assert kinds(story.see(pid_there("gpu1"), after=0.1)) == []
+    assert story.refusal("gpu1") is Refusal.ONE_WITNESS
 
 
 # --- repairs that fail ---------------------------------------------------------------------------
@@ -195,8 +197,8 @@ def test_a_repair_that_says_ok_but_never_becomes_usable_counts_as_failed() -> No
     assert story.state("gpu1") is State.DEAD
     assert story.given(m.LookAtHost)[-1].node_id == "gpu1-b"
     story.pass_time(40, answered("gpu1", "b"), pid_there("gpu1", "b"))
-    assert story.given(m.RestartWorker)[-1] == m.RestartWorker("gpu1", "head", 2, "gpu1-b")
     assert story.node("gpu1").cause is Cause.CANNOT_RUN_TASKS
+    assert story.refusal("gpu1") is Refusal.ONE_WITNESS
 
 
 def test_a_repair_that_says_ok_but_whose_raylet_is_never_listed_counts_as_failed() -> None:
@@ -212,8 +214,8 @@ def test_a_new_life_is_not_ended_on_what_was_seen_of_the_old_one() -> None:
     story.die("gpu1")
     story.see(story.listing(row("gpu1", "b")), after=2)
     story.see(repair_failed("gpu1"), after=1)  # the repair failed, and yet a raylet is listed
-    orders = story.see(timed_out("gpu1", "b"), after=10)
-    assert kinds(orders) == ["LookAtHost"]
+    assert story.see(timed_out("gpu1", "b"), after=10) == ()  # one look at a time, and one is under way
+    assert story.given(m.LookAtHost)[-1].node_id == "gpu1-b"
     assert story.refusal("gpu1") is Refusal.ONE_WITNESS
     story.see(pid_there("gpu1", "b"), answered("gpu1", "b"), task_ran("gpu1", "b"), after=0.1)
     assert story.state("gpu1") is State.ALIVE
@@ -485,8 +487,43 @@ def test_nothing_is_ordered_twice() -> None:
 
 def test_a_suspect_is_looked_at_every_two_seconds() -> None:
     story = Story()
-    story.pass_time(10, refused("gpu1"))
+    story.pass_time(10, refused("gpu1"), pid_there("gpu1"))
     assert len(story.given(m.LookAtHost)) == 5
+
+
+def test_a_host_that_answers_slowly_is_not_asked_more() -> None:
+    story = Story()
+    story.pass_time(29, refused("gpu1"))
+    assert len(story.given(m.LookAtHost)) == 1
+    story.pass_time(3, refused("gpu1"))  # that look will not come back
+    assert len(story.given(m.LookAtHost)) == 2
+
+
+def test_a_look_that_failed_says_nothing_of_the_host() -> None:
+    story = Story(unreachable_s=5.0, hang_s=5.0)
+    for _ in range(200):
+        story.see(refused("gpu1"), m.LookFailed("gpu1", "head", "key_refused: add the key"), after=1)
+    assert story.state("gpu1") is State.SUSPECT
+    assert not story.given(m.TellRay)
+    assert not story.given(m.RestartWorker)
+
+
+def test_an_answer_about_an_older_life_is_not_held_against_the_new_one() -> None:
+    story = Story()
+    story.see(refused("gpu1"))
+    story.see(story.listing(row("gpu1", "b")), after=1)
+    story.see(refused("gpu1", "b"), m.HostLooked("gpu1", "head", (), asked_about="gpu1-a"), after=1)
+    assert story.state("gpu1") is not State.DEAD
+    assert not story.given(m.RestartWorker)
+
+
+def test_what_ray_did_not_take_is_said_again_later() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.see(m.RayTold("gpu1", "gpu1-a", accepted=False, detail="UNAVAILABLE"))
+    assert len(story.given(m.TellRay)) == 1
+    story.see(repair_failed("gpu1"), refused("gpu1"), no_process("gpu1"), after=6)
+    assert len(story.given(m.TellRay)) == 2
 
 
 def test_proofs_are_asked_for_every_five_seconds() -> None:

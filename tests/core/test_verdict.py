@@ -75,8 +75,8 @@ def expected(heartbeat: str, view: str, gcs: str, age_s: float) -> tuple[str, Ca
     if not looked and view != "not reached":
         return "suspect", None  # one witness only
     if view == "no pid":
-        # Refused needs no second miss. Silent, and its process is gone: two misses are two by now.
-        return "dead", Cause.PROCESS_GONE
+        # Refused needs no second miss. Silence does not go with a process that is gone: wait for more.
+        return ("dead" if how == "refused" or age_s >= 90 else "suspect"), Cause.PROCESS_GONE
     if view == "pid there":
         return ("dead" if misses >= 2 and age_s >= 90 else "suspect"), Cause.HUNG
     return ("dead" if misses >= 2 and age_s >= 120 else "suspect"), Cause.HOST_DOWN

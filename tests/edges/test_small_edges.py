@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from grid_agent.core import messages as m
 from grid_agent.core.model import NodeBelief, Raylet, State
 from grid_agent.edges.looks import Looks
@@ -47,7 +49,7 @@ async def test_a_look_becomes_an_event() -> None:
     seen = {"pid": 7, "node_id": "id1", "start_ticks": 9, "stat": "S", "node_name": "w1"}
     host = Answers({"ok": True, "raylets": [seen]})
     event = await Looks(lambda by, node: host, "10.0.0.10:6379").look(m.LookAtHost("w1", "id1", "head"), HEAD)
-    assert event == m.HostLooked("w1", "head", (Raylet(7, "id1", 9, "S"),))
+    assert event == m.HostLooked("w1", "head", (Raylet(7, "id1", 9, "S"),), asked_about="id1")
     assert host.asked[0]["op"] == "look"
     assert host.asked[0]["gcs_address"] == "10.0.0.10:6379"
 
@@ -56,6 +58,19 @@ async def test_a_host_that_cannot_be_asked_is_unreachable_not_empty() -> None:
     host = Answers({"ok": False, "error": "no_route", "detail": "No route to host"})
     event = await Looks(lambda by, node: host, "10.0.0.10:6379").look(m.LookAtHost("w1", None, "head"), HEAD)
     assert event == m.HostUnreachable("w1", "head", "no_route: No route to host")
+
+
+@pytest.mark.parametrize("error", ["key_refused", "timeout", "python_too_old", "internal", "login_timeout"])
+async def test_a_look_that_fails_for_our_own_reasons_says_nothing_of_the_host(error: str) -> None:
+    host = Answers({"ok": False, "error": error, "detail": "words"})
+    event = await Looks(lambda by, node: host, "10.0.0.10:6379").look(m.LookAtHost("w1", "id1", "head"), HEAD)
+    assert event == m.LookFailed("w1", "head", f"{error}: words")
+
+
+async def test_raylets_that_cannot_be_read_make_a_look_worthless() -> None:
+    host = Answers({"ok": True, "raylets": [], "unsure": 1})
+    event = await Looks(lambda by, node: host, "10.0.0.10:6379").look(m.LookAtHost("w1", "id1", "head"), HEAD)
+    assert isinstance(event, m.LookFailed)
 
 
 def test_a_node_reports_itself() -> None:

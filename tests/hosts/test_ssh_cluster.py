@@ -134,7 +134,7 @@ class Cluster:
         for host in self.lab.hosts.values():
             for pid, argv in host.processes().items():
                 text = " ".join(argv) + Path(f"/proc/{pid}/environ").read_text(errors="replace")
-                if pid not in self.before and "/tmp/stranger" not in text:
+                if pid not in self.before and "/tmp/stranger" not in text and "slack_server" not in text:
                     found.append(f"{host.name}: {' '.join(argv)[:200]}")
         return found
 
