@@ -102,7 +102,7 @@ class GridAgent:
 
     @app.get("/metrics")
     async def metrics(self, request: Request) -> Response:
-        """The same in Prometheus text."""
+        """State, heartbeats, repairs and incidents as Prometheus text."""
         self._may_read(request)
         return Response(self._agent.metrics(), media_type=METRICS)
 
