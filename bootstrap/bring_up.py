@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootstrap import changes, health, machine, ports, removal, state, summary
+from bootstrap import changes, health, machine, ownership, ports, removal, state, summary
 from bootstrap.launch import Outcome, Work
-from bootstrap.plan import APP, Action, plan
+from bootstrap.plan import APP, Action, kept, plan
 from bootstrap.progress import Output, Progress
 from bootstrap.survey import Survey, survey, token
 from bootstrap.wait import Result, settle
@@ -23,7 +23,10 @@ INTERRUPTED_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start under way: `file` is what was asked for, `settings` what will be in force after it."""
+    """One start under way: `file` is what was asked for, `settings` what will be in force after it.
+
+    `kept` are the nodes that ran before and are left as they are.
+    """
 
     file: Settings
     settings: Settings
@@ -31,6 +34,7 @@ class Start:
     output: Output
     deadline: float
     config: str | None
+    kept: frozenset[str]
 
 
 def bring_up(
@@ -44,7 +48,7 @@ def bring_up(
         config: The path of the file as it was given, for the commands shown at the end.
         timeout_s: Longest wait in all.
         redeploy: Deploy the application again although it answers.
-        yes: Stop what has left the file without asking.
+        yes: Stop what has left the file, or has lost its head, without asking.
 
     Returns:
         The exit code.
@@ -53,11 +57,14 @@ def bring_up(
     state.prepare(machine.here(settings, os.environ).state)
     with state.only_one(machine.here(settings, os.environ).state):
         seen = survey(settings, os.environ)
-        busy = _ports_taken(settings, seen)
+        busy = ports_taken(settings, seen)
         if busy:
             for line in busy:
                 output.error(line)
             return 3
+        clears = bool(seen.raylets) and settings.head.name not in seen.raylets  # the plan will begin so
+        if clears and not removal.clear_agreed(seen, output, yes=yes):
+            return 1
         leaving = removal.leaving(seen, settings)
         remove = bool(leaving) and removal.agreed(leaving, output, yes=yes)
         try:
@@ -69,20 +76,37 @@ def bring_up(
             removal.remove(seen, leaving, output)
         _write_state(in_force, seen, output)
         actions = plan(in_force, seen.found, seen.here, redeploy=again)
-        code = _carry_out(Start(settings, in_force, seen, output, deadline, config), actions)
+        code = _carry_out(
+            Start(settings, in_force, seen, output, deadline, config, kept(seen.found, actions)), actions
+        )
         return max(code, 1) if leaving and not remove else code
 
 
-def _ports_taken(settings: Settings, seen: Survey) -> list[str]:
+def ports_taken(settings: Settings, seen: Survey) -> list[str]:
+    """A sentence for each port, and each process at the cluster's address, that stands in the way."""
     head_runs = seen.head is not None
     wanted = ports.needs(settings, head_runs=head_runs, app_answers=seen.found.app_answers)
-    if not head_runs and seen.raylets:
-        return []  # what is left of this cluster is ended first, its ports with it
+    strangers = {process.pid: process for process in seen.strangers}
+    own_gcs = {pid for pid, _ in ownership.gcs_servers(seen.reach.gcs_address)} - strangers.keys()
+    cleared = not head_runs and bool(seen.raylets) and not strangers  # its ports are freed with it
+
+    def left(holder: Mapping[str, object]) -> bool:
+        return holder["pid"] in own_gcs
 
     def ours(holder: Mapping[str, object]) -> bool:
-        return head_runs and str(holder["name"]).startswith("ray::")
+        name = str(holder["name"])
+        if cleared:
+            return left(holder) or name == "dashboard.py" or name.startswith(("ray::", "ray-dashboard-"))
+        return head_runs and name.startswith("ray::")
 
-    return list(ports.taken(wanted, seen.reach.port_owner, ours=ours))
+    found = list(ports.taken(wanted, seen.reach.port_owner, ours=ours, left=left))
+    if strangers and not any(f"pid {pid} " in line for pid in strangers for line in found):
+        others = ", ".join(map(str, seen.strangers))
+        found.append(
+            f"port {settings.ray.port} (ray.port) is taken by {others}, another Ray and not this cluster, "
+            f"at {seen.reach.gcs_address}: stop that, or set ray.port to another port"
+        )
+    return found
 
 
 def _reconcile(
@@ -130,9 +154,8 @@ def _carry_out(start: Start, actions: list[Action]) -> int:
     names = [node.name for node in settings.nodes] + [APP]
     with Progress(start.output, names) as progress:
         work = Work(seen.reach, seen.here.state, progress, (seen.record or {}).get("session_dir"))
-        kept = set(seen.raylets) - {action.node for action in actions}
         for name in names:
-            if name in kept:
+            if name in start.kept:
                 progress.report(name, f"runs already, pid {seen.raylets[name].pid}")
         try:
             result = _run(start, actions, work, progress)
@@ -164,7 +187,7 @@ def _run(start: Start, actions: list[Action], work: Work, progress: Progress) ->
     _record(start)
     work.begin([action for action in actions if action.stage == 2])
     agent = health.Agent(settings, token(settings, seen.here))
-    running = frozenset(node.name for node in settings.nodes if node.name in seen.raylets) | {
+    running = frozenset(node.name for node in settings.nodes if node.name in start.kept) | {
         settings.head.name
     }
     return settle(work, running, agent.health, progress, deadline=start.deadline)
@@ -227,7 +250,7 @@ def _code(result: Result, *, tuning_good: bool) -> int:
 
 
 def _notes(start: Start, result: Result) -> dict[str, str]:
-    notes = dict.fromkeys(start.seen.raylets, "ran already, untouched")
+    notes = dict.fromkeys(start.kept, "ran already, untouched")
     for name, outcome in result.outcomes.items():
         notes[name] = f"started in {outcome.took_s:.1f} s" if outcome.ok else outcome.text
     return notes

@@ -73,18 +73,26 @@ def _reasons(body: Mapping[str, Any], failed: Set[str]) -> tuple[str, ...]:
         if node["state"] != "ALIVE" and node["name"] not in failed:
             cause = f", {node['cause']}" if node.get("cause") else ""
             found.append(f"{node['name']} is {node['state']}{cause}")
-        if None not in (gpus.get("expected"), gpus.get("seen")) and len(set(gpus.values())) > 1:
-            found.append(
-                f"{node['name']}: {gpus['expected']} GPUs expected, "
-                f"{gpus.get('registered')} registered, {gpus['seen']} seen"
+        if _gpus_missing(gpus):
+            expected, registered, seen = (
+                "?" if gpus.get(key) is None else gpus[key] for key in ("expected", "registered", "seen")
             )
+            found.append(f"{node['name']}: {expected} GPUs expected, {registered} registered, {seen} seen")
     if body.get("paused") is not None:
         found.append("the agent is paused")
     if body.get("observer", {}).get("status", "pass") != "pass":
-        found.append("the agent's own loop or its sources are late")
+        found.append(body["observer"].get("detail") or "the agent's own loop or its sources are late")
     if body.get("incidents", {}).get("open"):
         found.append(f"{body['incidents']['open']} open incidents")
     return tuple(found)
+
+
+def _gpus_missing(gpus: Mapping[str, int | None]) -> bool:
+    """Whether Ray has others than it should, or the node shows too few; more than configured is no fault."""
+    expected, registered, seen = (gpus.get(key) for key in ("expected", "registered", "seen"))
+    if None not in (expected, registered) and expected != registered:
+        return True
+    return seen is not None and seen < max(expected or 0, registered or 0)
 
 
 class Agent:

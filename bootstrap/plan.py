@@ -67,7 +67,7 @@ def plan(settings: Settings, found: Found, here: Here, *, redeploy: bool = False
 
     Args:
         settings: What the cluster is to be.
-        found: What runs now; it stays untouched.
+        found: What runs now; while its head does, it stays untouched.
         here: The machine and the person.
         redeploy: Deploy the application again although it answers.
 
@@ -98,6 +98,13 @@ def plan(settings: Settings, found: Found, here: Here, *, redeploy: bool = False
     if redeploy or not (head_runs and found.app_answers):
         actions.append(_deploy(settings, here, again=redeploy and head_runs))
     return actions
+
+
+def kept(found: Found, actions: list[Action]) -> frozenset[str]:
+    """The running nodes that these actions leave as they are: a `clear` leaves none."""
+    if any(action.kind == "clear" for action in actions):
+        return frozenset()
+    return found.running - {action.node for action in actions}
 
 
 def describe(action: Action) -> list[str]:

@@ -61,13 +61,15 @@ def taken(
     owner: Callable[[int], Mapping[str, Any] | None],
     *,
     ours: Callable[[Mapping[str, Any]], bool],
+    left: Callable[[Mapping[str, Any]], bool],
 ) -> Iterator[str]:
     """A sentence for each port that something else holds.
 
     Args:
         wanted: The ports.
         owner: Who listens on a port of this machine: pid, name and user, or None.
-        ours: Whether such an owner belongs to this very cluster.
+        ours: Whether such an owner belongs to this very cluster, and need not be ended by a person.
+        left: Whether it is what an interrupted start of this cluster left.
     """
     for need in wanted:
         if is_free(need.address, need.port):
@@ -79,6 +81,12 @@ def taken(
             continue
         else:
             who = f"pid {holder['pid']} ({holder['name']}, user {holder['user']})"
+        if holder is not None and left(holder):
+            yield (
+                f"port {need.port} ({need.key}) is taken by {who}, which an interrupted start "
+                "of this cluster left: stop.py ends it"
+            )
+            continue
         if holder is not None and holder["name"] == "gcs_server":
-            who += ", another Ray or what an interrupted start left, which stop.py ends"
+            who += ", another Ray and not this cluster"
         yield f"port {need.port} ({need.key}) is taken by {who}: stop that, or set {need.key} to another port"

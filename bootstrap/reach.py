@@ -21,6 +21,7 @@ from grid_agent.edges.transports import Transport, Transports, versions_here
 
 LOOK_S = 10.0
 END_S = 30.0
+LOCK_WAIT_S = 60.0  # for a start of the node that is under way, by the agent for example
 GRACE_S = 15.0  # for the answer itself, and for cleaning up after a start that did not end in time
 # Ways open at once. A host that hangs keeps its place for a timeout: with fewer, the others would wait.
 FAN_OUT = 128
@@ -39,6 +40,7 @@ class Raylet:
     gcs_address: str
     session_dir: str
     head: bool
+    uid: int | None = None
 
 
 class Reach:
@@ -70,28 +72,31 @@ class Reach:
         self._ways = ways or (lambda name: known[id(self._owner[name])](name))
         self._room = threading.BoundedSemaphore(FAN_OUT)
 
-    def find_head(self) -> Raylet | None:
-        """The head's raylet on this machine, whatever address its GCS has."""
+    def heads(self) -> list[Raylet]:
+        """The heads' raylets on this machine at the cluster's port, whoever's and whatever their address."""
         head = self.settings.head.name
         answer = self._call(head, {"op": "look", "gcs_port": self.settings.ray.port}, LOOK_S)
-        seen = self._rows(head, answer)
-        return next((raylet for raylet in seen if raylet.head and raylet.name == head), None)
+        return [raylet for raylet in self._rows(head, answer) if raylet.head]
 
     def raylets(self) -> dict[str, Raylet]:
-        """Every raylet of this cluster that a host shows, by name; a host that does not answer shows none."""
+        """Every raylet of this user at the address, by name; a host that does not answer shows none."""
+        return {raylet.name: raylet for raylet in self.everyone() if self._of_user(raylet)}
+
+    def everyone(self) -> list[Raylet]:
+        """Every raylet at the address that a host shows, on this machine also those of other users."""
         look = {"op": "look", "gcs_address": self.gcs_address}
         if self.settings.ssh is None:
             asked: dict[str, Answer] = {self.settings.head.name: look}
         else:
             asked = {name: {**look, "node_name": name} for name in self._nodes}
         answers = self._ask_all(asked, LOOK_S)
-        rows = (row for name, answer in answers.items() for row in self._rows(name, answer))
-        return {raylet.name: raylet for raylet in rows}
+        return [row for name, answer in answers.items() for row in self._rows(name, answer)]
 
     def raylet(self, name: str) -> Raylet | None:
         """The raylet of one node, None also when its host does not answer."""
         request = {"op": "look", "gcs_address": self.gcs_address, "node_name": name}
-        return next(iter(self._rows(name, self._call(name, request, LOOK_S))), None)
+        rows = self._rows(name, self._call(name, request, LOOK_S))
+        return next((raylet for raylet in rows if self._of_user(raylet)), None)
 
     def start(self, action: Action) -> Answer:
         """Start one node and wait until its raylet is up."""
@@ -114,21 +119,25 @@ class Reach:
             return {"ok": False, "error": "auth", "detail": detail}
         return self._call(action.node, request, 2 * action.timeout_s + GRACE_S)
 
-    def end(self, raylet: Raylet | None, node: Node, heads_session: str | None = None) -> Answer:
-        """End the raylets of a node's name and whatever they left there."""
+    def end(
+        self, raylet: Raylet | None, node: Node, heads_session: str | None = None, *, by_name: bool = True
+    ) -> Answer:
+        """End the raylets of a node's name (else only this one) and whatever they left there."""
         owner = self._owner[node.name]
         request = {
             "op": "end",
             "gcs_address": self.gcs_address,
             "node_name": node.name,
-            "all_of_name": True,
+            "all_of_name": by_name,
             "log_monitor": owner.ssh is not None,
             "session_dir": paths.session_dir(owner, node, heads_session, self._uid),
+            "lock": paths.node_files(owner, node, self._state).lock,
+            "lock_wait_s": LOCK_WAIT_S,
         }
         if raylet is not None:
             request |= {"raylet_pid": raylet.pid, "node_id": raylet.node_id}
             request |= {"session_dir": raylet.session_dir}
-        return self._call(node.name, request, END_S)
+        return self._call(node.name, request, LOCK_WAIT_S + END_S)
 
     def end_cluster(
         self, timeout_s: float, *, session_dir: str | None = None, temp_dir: str | None = None
@@ -176,7 +185,6 @@ class Reach:
         await asyncio.gather(*(way.close() for way in ways if isinstance(way, hosts.SshHost)))
 
     def _rows(self, name: str, answer: Answer) -> list[Raylet]:
-        local = raystart.is_local(self._owner[name], self._nodes[name])
         return [
             Raylet(
                 name=row["node_name"] or "",
@@ -185,10 +193,13 @@ class Reach:
                 gcs_address=row["gcs_address"] or "",
                 session_dir=row["session_dir"] or "",
                 head=bool(row["head"]),
+                uid=row["uid"] if raystart.is_local(self._owner[name], self._nodes[name]) else None,
             )
             for row in answer.get("raylets", ())
-            if row["uid"] == self._uid or not local
         ]
+
+    def _of_user(self, raylet: Raylet) -> bool:
+        return raylet.uid is None or raylet.uid == self._uid  # None: of the account on another host
 
     def _ask_all(self, requests: Mapping[str, Answer], timeout_s: float) -> dict[str, Answer]:
         async def all_at_once() -> dict[str, Answer]:

@@ -1,6 +1,7 @@
 """Nodes that have left the file while they run: named, confirmed by a person, drained, and stopped.
 
-The others are not touched. Called by `bring_up`; the agent is told first, as in `take_down`.
+The others are not touched. Called by `bring_up`; the agent is told first, as in `take_down`. Asks, too,
+before the workers of a lost head are ended.
 """
 
 import os
@@ -29,20 +30,48 @@ def leaving(seen: Survey, file: Settings) -> list[Node]:
     return [node for node in seen.settings.workers if node.name not in kept]
 
 
+def clear_agreed(seen: Survey, output: Output, *, yes: bool) -> bool:
+    """Whether a person wants the live workers of a lost head ended; they cannot join another one."""
+    hosts = {node.name: node.host for node in (seen.settings or seen.reach.settings).nodes}
+    hosts |= {node.name: node.host for node in seen.reach.settings.nodes}
+    names = ", ".join(
+        f"{name} (pid {raylet.pid} on {hosts.get(name, 'this machine')})"
+        for name, raylet in sorted(seen.raylets.items())
+    )
+    if yes:
+        return True
+    if not _on_terminal():
+        output.warn(
+            f"the head {seen.reach.settings.head.name} does not run, and the rest of its cluster would be "
+            f"ended with all that runs there: {names}. To end it and start anew: start.py --yes; to end it "
+            "only: stop.py"
+        )
+        return False
+    output.line(f"The head does not run; the rest of its cluster has to be ended first: {names}")
+    return _says_yes("End it, with all that runs there? [y/N] ")
+
+
 def agreed(nodes: list[Node], output: Output, *, yes: bool) -> bool:
     """Whether a person wants these nodes stopped: said before (`yes`), or asked on a terminal."""
     names = ", ".join(f"{node.name} ({node.host})" for node in nodes)
     if yes:
         return True
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not _on_terminal():
         output.warn(
             f"no longer in the file, but part of the running cluster: {names}. To remove: start.py --yes, "
             f"which gives running tasks {DRAIN_S:g} s and then stops the node; to keep: put it back"
         )
         return False
     output.line(f"No longer in the file: {names}")
-    answer = input(f"Stop and remove? Tasks that run there get {DRAIN_S:g} s to end. [y/N] ")
-    return answer.strip().lower() in {"y", "yes"}
+    return _says_yes(f"Stop and remove? Tasks that run there get {DRAIN_S:g} s to end. [y/N] ")
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _says_yes(question: str) -> bool:
+    return input(question).strip().lower() in {"y", "yes"}
 
 
 def remove(seen: Survey, nodes: list[Node], output: Output) -> None:

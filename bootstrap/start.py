@@ -15,9 +15,10 @@ if not __package__:
     _folder = str(Path(__file__).resolve().parent)
     sys.path[:] = [str(Path(_folder).parent), *(p for p in sys.path if os.path.realpath(p or ".") != _folder)]
 
-from bootstrap import bring_up, machine, plan, removal, state, survey
+from bootstrap import bring_up, machine, plan, removal, state, survey, trouble
 from bootstrap.progress import Output
 from config import loader, tuning
+from config.paths import StatePaths
 from config.settings import Settings
 from grid_agent.core import raystart
 
@@ -31,8 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = _arguments(argv)
     output = Output()
+    root: Path | None = None
     try:
         settings = loader.load(args.config or loader.default_file(), os.environ)
+        root = StatePaths.of(settings.cluster, os.environ).root
         problem = _problem(settings)
         if problem:
             output.error(problem)
@@ -63,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
             "interrupted; what has been started runs on: start.py again completes it, stop.py ends it"
         )
         return 130
+    except Exception as error:  # noqa: BLE001 - 1 would say "warn"
+        return trouble.explain(error, root, output)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -79,7 +84,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="deploy the application again, with the file's agent and slack",
     )
     parser.add_argument(
-        "--yes", action="store_true", help="stop nodes that have left the file without asking"
+        "--yes",
+        action="store_true",
+        help="stop nodes that have left the file, or have lost their head, without asking",
     )
     parser.add_argument(
         "--timeout", type=float, default=180.0, metavar="S", help="longest wait in seconds (default: 180)"
@@ -106,7 +113,14 @@ def _problem(settings: Settings) -> str | None:
 def _dry_run(settings: Settings, output: Output, *, redeploy: bool) -> int:
     seen = survey.survey(settings, os.environ)
     actions = plan.plan(settings, seen.found, seen.here, redeploy=redeploy)
-    for name in sorted(seen.raylets):
+    for problem in bring_up.ports_taken(settings, seen):
+        output.warn(problem)
+    kept = plan.kept(seen.found, actions)
+    for name in sorted(seen.raylets.keys() - kept):
+        output.line(
+            f"{name} runs (pid {seen.raylets[name].pid}) and would be ended, after a question or with --yes"
+        )
+    for name in sorted(kept):
         output.line(f"{name} runs already (pid {seen.raylets[name].pid}) and stays untouched")
     for name, answer in sorted(seen.reach.unreachable.items()):
         output.warn(f"{name} could not be asked: {answer['detail']}")

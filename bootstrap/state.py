@@ -24,6 +24,14 @@ class BusyError(StateError):
     """Another start or stop of this cluster is under way."""
 
 
+def unusable(error: OSError, path: Path | str) -> str:
+    """Why the state cannot be kept, and what to do."""
+    return (
+        f"cannot use {path}: {error.strerror}. A cluster's state needs a folder that this user may write, "
+        "on a disk with room: mend that, or set XDG_STATE_HOME to another folder"
+    )
+
+
 def make_private_folder(folder: Path) -> None:
     """Make a folder (and those above it) that only this user may enter.
 
@@ -34,7 +42,7 @@ def make_private_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise StateError(f"cannot make {folder}: {error.strerror}") from None
+        raise StateError(unusable(error, folder)) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise StateError(f"{folder} is not a folder of yours: move it away, or name another in the file")
     if found.st_mode & 0o777 != 0o700:
@@ -50,7 +58,10 @@ def prepare(state: StatePaths) -> None:
 def write_private(path: Path, text: str) -> None:
     """Replace a file in one step; it is 0600 from its first byte."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StateError(unusable(error, path)) from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), 0o600)
@@ -58,6 +69,9 @@ def write_private(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+    except OSError as error:  # of a full disk it names no file
+        draft.unlink(missing_ok=True)
+        raise StateError(unusable(error, path)) from None
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
@@ -107,8 +121,9 @@ def copy_slack_token(state: StatePaths, token_env: str, environ: Mapping[str, st
     if read_text(state.slack_token):
         return None  # the copy of an earlier start
     return (
-        f"Slack is in the file, but {token_env} is not set: incidents go to the log and the API only. "
-        f"Set it (export {token_env}=xoxb-…) and run start.py --redeploy"
+        f"Slack is in the file, but {token_env} is not set: nothing is posted until it is set "
+        f"(export {token_env}=xoxb-…) and start.py --redeploy is run. Incidents are in the API and in the "
+        "agent's log"
     )
 
 
@@ -130,6 +145,7 @@ def only_one(state: StatePaths) -> Iterator[None]:
             ) from None
         lock.seek(0)
         lock.truncate()
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds, it only does not say whose it is
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
         yield

@@ -15,9 +15,10 @@ if not __package__:
     _folder = str(Path(__file__).resolve().parent)
     sys.path[:] = [str(Path(_folder).parent), *(p for p in sys.path if os.path.realpath(p or ".") != _folder)]
 
-from bootstrap import machine, state, take_down
+from bootstrap import machine, state, take_down, trouble
 from bootstrap.progress import Output
 from config import loader
+from config.paths import StatePaths
 
 EXIT_CODES = (
     "exit codes: 0 stopped or nothing to stop, 2 usage or configuration, 3 something could not be ended, "
@@ -32,8 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--node", metavar="NAME", help="end this worker only, and keep it so until start.py")
     args = parser.parse_args(argv)
     output = Output()
+    root: Path | None = None
     try:
         settings = loader.load(args.config or loader.default_file(), os.environ)
+        root = StatePaths.of(settings.cluster, os.environ).root
         wrong = machine.wrong_host(settings, "stop.py")
         if wrong:
             output.error(wrong)
@@ -47,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         output.error("interrupted; stop.py again ends the rest")
         return 130
+    except Exception as error:  # noqa: BLE001 - 1 is no exit code of this command
+        return trouble.explain(error, root, output)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bootstrap import health, machine, ports, state
+from bootstrap import health, machine, ownership, ports, state
 from bootstrap.plan import Found, Here
 from bootstrap.reach import Raylet, Reach
 from config import loader
@@ -18,7 +18,10 @@ from config.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """One look. `settings` are those that what runs was started with, None when nothing says so."""
+    """One look. `settings` are those that what runs was started with, None when nothing says so.
+
+    `strangers` are Ray processes at the cluster's address that are not of it, `gcs` whether its own GCS runs.
+    """
 
     here: Here
     reach: Reach
@@ -26,6 +29,13 @@ class Survey:
     settings: Settings | None
     raylets: Mapping[str, Raylet]
     found: Found
+    strangers: tuple[ownership.Process, ...] = ()
+    gcs: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether anything says that this cluster runs, or did."""
+        return bool(self.raylets or self.gcs or (self.record or {}).get("session_dir"))
 
     @property
     def head(self) -> Raylet | None:
@@ -48,14 +58,15 @@ def survey(settings: Settings, environ: Mapping[str, str]) -> Survey:
     record = state.read_record(here.state)
     recorded = _recorded(here)
     reach = Reach(settings, here.gcs_address, os.getuid(), here.state, former=recorded)
-    head = reach.find_head()
+    proof = ownership.Proof(settings, recorded, record or {}, os.getuid())
+    head = next(filter(proof.head, reach.heads()), None)
     addresses = [head.gcs_address if head else None, (record or {}).get("gcs_address"), here.gcs_address]
-    raylets: dict[str, Raylet] = {}
     for address in dict.fromkeys(filter(None, addresses)):
         reach.gcs_address = address
-        raylets = reach.raylets()
-        if raylets:
+        owned = proof.at(address, reach.everyone())
+        if owned.raylets:
             break
+    raylets = owned.raylets
     head_runs = settings.head.name in raylets
     if raylets:
         here = replace(here, gcs_address=reach.gcs_address) if head_runs else here
@@ -64,7 +75,7 @@ def survey(settings: Settings, environ: Mapping[str, str]) -> Survey:
         app_answers=head_runs and _answers(settings, here),
         client_port=ports.client_port(),
     )
-    return Survey(here, reach, record, recorded, raylets, found)
+    return Survey(here, reach, record, recorded, raylets, found, owned.strangers, owned.gcs)
 
 
 def token(settings: Settings, here: Here) -> str | None:

@@ -9,14 +9,17 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Set
+from collections.abc import Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bootstrap import health, machine, state
 from bootstrap.progress import Output
+from bootstrap.reach import Answer, Raylet
 from bootstrap.survey import Survey, survey, token
 from config import paths
 from config.settings import Node, Settings
+from grid_agent.core import raystart
 
 CLUSTER_S = 60.0
 HEARD_S = 3.0
@@ -67,7 +70,7 @@ def cluster(settings: Settings, output: Output) -> int:
         if known and seen.raylets:
             running = seen.settings or settings
             tell_agent(seen, {*seen.raylets, *(node.name for node in running.nodes)}, running)
-        ended, problems = _end_all(seen, settings)
+        ended, problems = _end_all(seen, settings, with_locks=known)
         seen.reach.close()
         if problems:
             for problem in problems:
@@ -79,13 +82,17 @@ def cluster(settings: Settings, output: Output) -> int:
             output.line(f"cluster {settings.cluster} is stopped: {ended} processes ended")
         else:
             output.line(f"nothing of cluster {settings.cluster} is running")
+        if seen.strangers:
+            others = ", ".join(map(str, seen.strangers))
+            output.line(f"left alone at {seen.reach.gcs_address}: {others}, not of this cluster")
         return 0
 
 
 def _end_node(seen: Survey, target: Node, output: Output) -> int:
     tell_agent(seen, {target.name}, seen.settings or seen.reach.settings)
     session = (seen.record or {}).get("session_dir")
-    answer = seen.reach.end(seen.raylets.get(target.name), target, session)
+    raylet = seen.raylets.get(target.name)
+    answer = _end_exactly(seen, raylet, target) if seen.strangers else seen.reach.end(raylet, target, session)
     if not answer.get("ok"):
         output.error(f"{target.name}: {answer.get('detail', answer.get('error'))}")
         return 3
@@ -119,20 +126,58 @@ def tell_agent(seen: Survey, names: Set[str], settings: Settings) -> None:
         time.sleep(0.05)
 
 
-def _end_all(seen: Survey, settings: Settings) -> tuple[int, list[str]]:
+def _end_all(seen: Survey, settings: Settings, *, with_locks: bool) -> tuple[int, list[str]]:
     """How many processes were ended, and a sentence for whatever could not be."""
+    nodes = {node.name: node for node in (*(seen.settings or settings).nodes, *settings.nodes)}
+    if seen.strangers or not seen.known:
+        # The address proves nothing here: only raylets that are this cluster's own, each by its id.
+        own = {
+            name: _end_exactly(seen, raylet, nodes.get(name, settings.head))
+            for name, raylet in seen.raylets.items()
+        }
+        answers = [*{**seen.reach.unreachable, **own}.items()]
+    else:
+        workers = [
+            node for node in nodes.values() if node.role != "head" and raystart.is_local(settings, node)
+        ]
+        first = _end_workers(seen, workers) if with_locks else []
+        # What else could not be ended is asked once more, with all the rest.
+        done = [(name, answer) for name, answer in first if answer.get("ok") or answer.get("error") == "busy"]
+        answers = [*done, *_end_rest(seen, settings).items()]
+    ended = sum(len(answer.get("ended", ())) for _, answer in answers)
+    problems = [
+        f"{name}: {answer.get('detail', answer.get('error'))}"
+        for name, answer in answers
+        if not answer.get("ok")
+    ]
+    return ended, problems
+
+
+def _end_exactly(seen: Survey, raylet: Raylet | None, target: Node) -> Answer:
+    """End this raylet and nothing else of its name or address: another Ray has the address."""
+    if raylet is None:
+        return seen.reach.unreachable.get(target.name, {"ok": True})
+    return seen.reach.end(raylet, target, raylet.session_dir, by_name=False)
+
+
+def _end_workers(seen: Survey, workers: list[Node]) -> list[tuple[str, Answer]]:
+    """End workers of this machine under their locks: a repair under way would start one behind our back."""
+    session = (seen.record or {}).get("session_dir")
+
+    def end(node: Node) -> tuple[str, Answer]:
+        return node.name, seen.reach.end(seen.raylets.get(node.name), node, session)
+
+    with ThreadPoolExecutor(max_workers=16) as side_by_side:
+        return list(side_by_side.map(end, workers))
+
+
+def _end_rest(seen: Survey, settings: Settings) -> Mapping[str, Answer]:
+    """End everything at the cluster's address, on all its hosts."""
     head = seen.head
     record = seen.record or {}
     session = head.session_dir if head else record.get("session_dir")
     temp_dir = record.get("temp_dir") or paths.temp_dir(settings, settings.head, seen.here.uid)
-    answers = seen.reach.end_cluster(CLUSTER_S, session_dir=session, temp_dir=temp_dir)
-    ended = sum(len(answer.get("ended", ())) for answer in answers.values())
-    problems = [
-        f"{name}: {answer.get('detail', answer.get('error'))}"
-        for name, answer in answers.items()
-        if not answer.get("ok")
-    ]
-    return ended, problems
+    return seen.reach.end_cluster(CLUSTER_S, session_dir=session, temp_dir=temp_dir)
 
 
 def _forget(seen: Survey, settings: Settings) -> None:

@@ -61,15 +61,17 @@ def settle(
         app = result.outcomes.get(APP)
         if app is not None and not app.ok and not under_way:
             return result  # nobody is there who could say more
-        result.body = ask() or result.body
+        answer = ask()
+        result.body = answer or result.body
         if result.body is not None:
             _show(result.body, progress, {*result.failed, *under_way})
             up = (running | {name for name, outcome in result.outcomes.items() if outcome.ok}) - {APP}
             result.verdict = health.judge(
                 result.body, up, result.failed.keys(), now - alive_since if alive_since else 0.0
             )
-            alive_since = None if result.verdict.waiting else alive_since or now
-            if result.verdict.settled and not under_way:
+            deploying = APP in under_way  # what answers may be the agent that is being replaced
+            alive_since = None if result.verdict.waiting or deploying else alive_since or now
+            if result.verdict.settled and not under_way and answer is not None:
                 return result
         if now >= deadline:
             result.in_time = False

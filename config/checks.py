@@ -14,6 +14,18 @@ _DNS_NAME = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0
 _TEXT = re.compile("[\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]*")
 _RESERVED_RESOURCES = frozenset({"cpu", "gpu", "memory", "object_store_memory"})
 _RESERVED_ENV = "RAY_AUTH_MODE, RAY_AUTH_TOKEN*, RAY_USAGE_STATS_ENABLED"
+_MARKS_WHY = (
+    "grid-agent knows by it which processes a dead raylet has left, and ends those; "
+    "set by hand it would name the processes of another"
+)
+_FORBIDDEN_ENV = {  # spelled as Ray reads them
+    "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": (
+        "such a raylet ends every process below it that it does not know, "
+        "and so the raylet that a repair on its node has started"
+    ),
+    "RAY_RAYLET_PID": _MARKS_WHY,
+    "RAY_NODE_ID": _MARKS_WHY,
+}
 # Ray's sockets are <temp dir>/session_<26 characters>_<pid>/sockets/plasma_store; Linux allows 107 bytes.
 _TEMP_DIR_BYTES = 39
 
@@ -140,6 +152,8 @@ def node_variable(value: str) -> str:
     upper = variable_name(value).upper()
     if upper in {"RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED"} or upper.startswith("RAY_AUTH_TOKEN"):
         raise ValueError(f"must not be one of {_RESERVED_ENV}: grid-agent sets them, the same on every node")
+    if value in _FORBIDDEN_ENV:
+        raise ValueError(f"must not be {value}: {_FORBIDDEN_ENV[value]}")
     return value
 
 

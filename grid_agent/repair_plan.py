@@ -52,8 +52,15 @@ class RepairPlan:
     def request(self, order: m.RestartWorker, belief: Belief) -> tuple[dict[str, Any], float]:
         """The fence and the start of this repair, and the longest they can take in seconds."""
         node = next(n for n in self._settings.nodes if n.name == order.node)
-        start_s = START_S if raystart.is_local(self._settings, node) else START_REMOTE_S
-        steps = {"op": "steps", "requests": [self._fence(node, order, belief), self._start(node, start_s)]}
+        local = raystart.is_local(self._settings, node)
+        start_s = START_S if local else START_REMOTE_S
+        # The file is on the head: the node's own host checks it at the start where that is the head, else
+        # whoever sends the request (`hosts.unless_stopped`).
+        stopped = str(self._state.stopped_node(node.name))
+        begin = self._start(node, start_s, stopped if local else None)
+        steps = {"op": "steps", "requests": [self._fence(node, order, belief), begin]}
+        if not local:
+            steps["unless_here"] = stopped
         return steps, 2 * TERM_S + 2 * KILL_S + LOCK_WAIT_S + start_s + GRACE_S
 
     def _fence(self, node: Node, order: m.RestartWorker, belief: Belief) -> dict[str, Any]:
@@ -72,7 +79,7 @@ class RepairPlan:
             "kill_s": KILL_S,
         }
 
-    def _start(self, node: Node, timeout_s: float) -> dict[str, Any]:
+    def _start(self, node: Node, timeout_s: float, unless: str | None) -> dict[str, Any]:
         return startrequest.start_request(
             self._settings,
             node,
@@ -83,6 +90,7 @@ class RepairPlan:
             timeout_s=timeout_s,
             lock_wait_s=LOCK_WAIT_S,
             versions=self._versions,
+            unless=unless,
         )
 
     def _session_dir(self, node: Node) -> str | None:

@@ -22,6 +22,7 @@ def start_request(
     timeout_s: float,
     lock_wait_s: float,
     versions: Mapping[str, str],
+    unless: str | None = None,
 ) -> dict[str, Any]:
     """What the host program is asked to do to start one node, the first time and at every repair.
 
@@ -35,6 +36,7 @@ def start_request(
         timeout_s: Longest start, in seconds.
         lock_wait_s: Longest wait for another start of this node, in seconds.
         versions: Ray and Python of the head, which another host must have too.
+        unless: For a repair, the file on the node's own host that says a person stopped it, if it is there.
 
     Returns:
         The request. For another host in token mode it first brings the token there; whoever sends it puts
@@ -52,6 +54,8 @@ def start_request(
         "node_name": node.name,
         "gcs_address": gcs_address,
     }
+    if unless is not None:
+        start["unless"] = unless
     if raystart.is_local(settings, node):
         return start
     start |= {"inherit": list(raystart.INHERITED), "expect": dict(versions)}

@@ -17,14 +17,19 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 POLL_S = 0.02
+RESOLVE_S = 1.0  # for one host name in another process's arguments
+SETTLE_S = 1.0  # for a raylet that is just beginning or just ending, and shows no arguments
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 TAIL_LINES = 20
 TAIL_CHARS = 4000
 FAILURE_LINES = 8  # of a failure that has a name
@@ -64,6 +69,9 @@ FAILURES = (
         "Free some space there, or set temp_dir of this node to a folder on another disk.",
     ),
 )
+
+
+Held = tuple[int, ...]  # descriptors of the locks held
 
 
 class HostError(Exception):
@@ -156,10 +164,12 @@ def _state(proc: Proc) -> str:
     return getattr(_proc(proc.pid, argv=False), "state", "?")
 
 
-def _descendants(table: dict[int, Proc], roots: Iterable[int]) -> set[int]:
+def _descendants(table: dict[int, Proc], roots: Iterable[int], spared: Iterable[int] = ()) -> set[int]:
+    """All that descends from the roots, except the processes `spared` and what descends through them."""
     children: dict[int, list[int]] = {}
     for proc in table.values():
-        children.setdefault(proc.ppid, []).append(proc.pid)
+        if proc.pid not in spared:
+            children.setdefault(proc.ppid, []).append(proc.pid)
     found: set[int] = set()
     queue = list(roots)
     while queue:
@@ -193,27 +203,65 @@ def _writes_to(pid: int, wanted: Callable[[str], bool]) -> bool:
     return False
 
 
+def _addresses(host: str) -> set[str]:
+    """The IP addresses of a host; none when its name says nothing here, or not in time."""
+    with contextlib.suppress(ValueError):
+        return {_plain(host)}
+    found: set[str] = set()
+
+    def ask() -> None:
+        with contextlib.suppress(OSError, UnicodeError):
+            found.update(_plain(str(row[4][0])) for row in socket.getaddrinfo(host, None))
+
+    thread = threading.Thread(target=ask, daemon=True)  # a resolver without its servers waits for long
+    thread.start()
+    thread.join(RESOLVE_S)
+    return set(found)
+
+
+def _plain(address: str) -> str:
+    """The one spelling of an IP address."""
+    ip = ipaddress.ip_address(address.strip("[]").partition("%")[0])
+    return str(getattr(ip, "ipv4_mapped", None) or ip)
+
+
+def _same_gcs(one: str | None, other: str) -> bool:
+    """Whether both name the same port of the same host, however they spell the host."""
+    if not one or one == other:
+        return one == other
+    (host, _, port), (host2, _, port2) = one.rpartition(":"), other.rpartition(":")
+    return port == port2 and not _addresses(host).isdisjoint(_addresses(host2))
+
+
 def _raylets(table: dict[int, Proc], request: dict[str, Any]) -> list[Proc]:
     """Every live raylet of the cluster of this request."""
     address, port = request.get("gcs_address"), request.get("gcs_port")
     if not address and not port:
         raise HostError("bad_request", "The request names neither gcs_address nor gcs_port.")
-    rows = [proc for proc in table.values() if proc.program == "raylet" and not proc.ended]
+    rows = [table[pid] for pid in sorted(_live(table))]
     if address:
-        return [proc for proc in rows if proc.option("gcs-address") == address]
+        return [proc for proc in rows if _same_gcs(proc.option("gcs-address"), address)]
     return [proc for proc in rows if (proc.option("gcs-address") or "").endswith(f":{port}")]
 
 
-def _chosen(raylets: list[Proc], name: str | None, node_id: str | None) -> list[Proc]:
-    """Those of this name or this node id; all when neither is given. Whole values: gpu1 is not gpu10."""
+def _chosen(
+    table: dict[int, Proc], request: dict[str, Any], name: str | None, node_id: str | None
+) -> list[Proc]:
+    """The cluster's raylets of this name, and the one of this node id; all when neither is given.
+
+    Whole values: gpu1 is not gpu10. A node id is unique, so the address says nothing beside it.
+    """
+    own = _raylets(table, request)
     if name is None and node_id is None:
-        return raylets
-    return [
-        proc
-        for proc in raylets
-        if (name is not None and proc.option("node-name") == name)
-        or (node_id is not None and proc.option("node_id") == node_id)
-    ]
+        return own
+    named = [proc for proc in own if name is not None and proc.option("node-name") == name]
+    live = (table[pid] for pid in _live(table) if node_id is not None)
+    return [*named, *(proc for proc in live if proc.option("node_id") == node_id and proc not in named)]
+
+
+def _unsure(table: dict[int, Proc]) -> list[Proc]:
+    """Raylets whose arguments cannot be read, so that nobody can say whose they are."""
+    return [proc for proc in table.values() if proc.comm == "raylet" and not proc.argv and not proc.ended]
 
 
 class Marks(NamedTuple):
@@ -369,7 +417,8 @@ def _end_raylets(ending: Ending, request: dict[str, Any], raylets: list[Proc]) -
     table = _table()
     marks = _marks(table, request, raylets)
     spared = _live(table) - {proc.pid for proc in raylets}
-    family = [table[pid] for pid in _descendants(table, [proc.pid for proc in raylets]) - {os.getpid()}]
+    below = _descendants(table, [proc.pid for proc in raylets], spared)
+    family = [table[pid] for pid in below - {os.getpid()}]
     ending.hard(ending.soft(raylets))
     # The raylet's death takes most of the rest along; what has not gone is asked, and then made to.
     table = _table()
@@ -381,20 +430,22 @@ def _end_raylets(ending: Ending, request: dict[str, Any], raylets: list[Proc]) -
     ending.hard([*left, *(proc for proc in late if proc.pid not in {one.pid for one in left})])
 
 
-def end(request: dict[str, Any]) -> dict[str, Any]:
+def end(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
     """Ends one raylet (or all of its name) and what belongs to it.
 
     Request: gcs_address, and node_id or (node_name with all_of_name); optional raylet_pid and session_dir
     (from an earlier look, to find the remains of a raylet that is gone), log_monitor, term_s and kill_s in
-    seconds, each of which is waited at most twice. Answer: ended [{pid, name, signal}], left [].
-    Error `not_ended`: left [{pid, start_ticks, name, stat, why}].
+    seconds, each of which is waited at most twice; lock (of the node's start, which then ends first) and
+    lock_wait_s (5). Answer: ended [{pid, name, signal}], left []. Errors: busy; not_ended, with
+    left [{pid, start_ticks, name, stat, why}].
     """
     name = request.get("node_name") if request.get("all_of_name") else None
     if not name and not request.get("node_id"):
         raise HostError("bad_request", "To end a raylet, give node_id, or node_name with all_of_name.")
-    ending = _ending(request)
-    _end_raylets(ending, request, _chosen(_raylets(_table(), request), name, request.get("node_id")))
-    return ending.answer()
+    with _locked(request, held, needed=False):
+        ending = _ending(request)
+        _end_raylets(ending, request, _chosen(_table(), request, name, request.get("node_id")))
+        return ending.answer()
 
 
 def _uptime() -> float:
@@ -446,12 +497,12 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
 
     Request: gcs_address or gcs_port; node_name, node_id (either selects; neither: all); optional raylet_pid
     and session_dir of a raylet that may be gone, log_monitor. A zombie is listed apart: it does not live, and
-    it has no arguments left to tell whose it was. `unreadable` counts Ray processes that another user hides.
+    it has no arguments left to tell whose it was. `unreadable` counts Ray processes that another user hides,
+    `unsure` the raylets that do not show whose they are: one of them may be the one sought.
     """
     table = _table()
-    everyone = _raylets(table, request)
-    raylets = _chosen(everyone, request.get("node_name"), request.get("node_id"))
-    lives = any(proc.option("node_id") == request.get("node_id") for proc in everyone)
+    raylets = _chosen(table, request, request.get("node_name"), request.get("node_id"))
+    lives = any(proc.option("node_id") == request.get("node_id") for proc in raylets)
     gone = Marks(set(), set(), set()) if lives else _marks(table, request, [])
     remains = [*_remains(table, gone, _live(table)), *_log_monitors(table, request)]
     zombies = [proc for proc in table.values() if proc.comm == "raylet" and proc.ended]
@@ -464,7 +515,8 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
         "zombies": [{"pid": p.pid, "start_ticks": p.start, "name": p.comm} for p in zombies],
         "host": _host(),
     }
-    return {**answer, "unreadable": len(hidden)} if hidden else answer
+    counts = {"unreadable": len(hidden), "unsure": len(_unsure(table))}
+    return {**answer, **{name: count for name, count in counts.items() if count}}
 
 
 def _home(text: str) -> str:
@@ -501,22 +553,63 @@ def _private_file(path: str, flags: int) -> int:
     return handle
 
 
+def _lock_paths(request: dict[str, Any]) -> set[str]:
+    """The lock files of a request (`lock`: a path or a list of them) and of all its steps."""
+    given = request.get("lock") or []
+    found = {_home(path) for path in ([given] if isinstance(given, str) else given)}
+    return found.union(*map(_lock_paths, request.get("requests", ())))
+
+
+def _lock_wait_s(request: dict[str, Any]) -> float:
+    """The longest of the waits that a request and its steps allow."""
+    own = float(request.get("lock_wait_s", 5.0 if request.get("lock") else 0.0))
+    return max([own, *map(_lock_wait_s, request.get("requests", ()))])
+
+
 @contextlib.contextmanager
-def _locked(path: str, seconds: float) -> Iterator[None]:
-    """Holds the lock file; the kernel lets go of it when this process ends, however it ends."""
-    handle = _private_file(_home(path), os.O_RDWR)
-    until = time.monotonic() + seconds
+def _locked(request: dict[str, Any], held: Held, *, needed: bool) -> Iterator[Held]:
+    """Holds the lock files of a request, unless a caller does; without `needed` a full disk is no obstacle.
+
+    The kernel lets go of them when the last process with these descriptors ends, however it ends: this one,
+    and a command that was given them.
+    """
+    if held:
+        yield held
+        return
+    until = time.monotonic() + _lock_wait_s(request)
+    handles: list[int] = []
     try:
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            if time.monotonic() >= until:
-                raise HostError("busy", f"Another start holds {path}; try again when it has ended.")
-            time.sleep(POLL_S)
-        yield
+        for path in sorted(_lock_paths(request)):
+            try:
+                handles.append(_private_file(path, os.O_RDWR))
+            except OSError as error:
+                # A lock that somebody holds is there, and can be opened on a full disk too.
+                if error.errno not in NO_ROOM:
+                    raise
+                if needed:
+                    detail = f"Cannot make {path}: {error.strerror}. Check the disk."
+                    raise HostError("disk", detail) from None
+            else:
+                _lock(handles[-1], path, until)
+        yield tuple(handles)
     finally:
-        os.close(handle)
+        for handle in handles:
+            # By itself, closing would leave it to whatever the command has left running with it.
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
+
+
+def _lock(handle: int, path: str, until: float) -> None:
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if time.monotonic() >= until:
+            raise HostError(
+                "busy", f"A start or stop of this node holds {path}; try again when it has ended."
+            )
+        time.sleep(POLL_S)
 
 
 def tail(data: bytes) -> str:
@@ -533,7 +626,7 @@ def _last(path: str, size: int = 65536) -> str:
     return ""
 
 
-def _spawn(argv: list[str], env: dict[str, str], log: str) -> subprocess.Popen[bytes]:
+def _spawn(argv: list[str], env: dict[str, str], log: str, held: Held) -> subprocess.Popen[bytes]:
     output = _private_file(log, os.O_WRONLY | os.O_TRUNC)
     try:
         # A session of its own: Ray cleans up the process groups of its workers, and this may run inside one.
@@ -546,6 +639,9 @@ def _spawn(argv: list[str], env: dict[str, str], log: str) -> subprocess.Popen[b
             stderr=output,
             start_new_session=True,
             close_fds=True,
+            # The lock outlives us with the command, if need be. The daemons that it starts do not get it:
+            # Ray starts them with all but the standard descriptors closed.
+            pass_fds=held,
         )
     except OSError as error:
         raise _no_ray(argv[0], env, error.strerror) from None
@@ -619,15 +715,15 @@ def _end_session(pid: int) -> None:
         ending.hard(ending.soft([table[one] for one in found if one != os.getpid() and not table[one].ended]))
 
 
-def _launch(request: dict[str, Any], wanted: dict[str, Any], timeout_s: float) -> Proc:
+def _launch(request: dict[str, Any], wanted: dict[str, Any], timeout_s: float, held: Held) -> Proc:
     argv, env, log = _argv(request["argv"]), _env(request), _home(request["log"])
     if request.get("expect"):
         _check_versions(argv[0], env, request["expect"])
-    child = _spawn(argv, env, log)
+    child = _spawn(argv, env, log, held)
     born: list[Proc] = []
     try:
         code = _exit_code(child.pid, timeout_s)
-        born = _chosen(_raylets(_table(), wanted), wanted["node_name"], None) if code == 0 else []
+        born = _chosen(_table(), wanted, wanted["node_name"], None) if code == 0 else []
         if born:
             return max(born, key=lambda proc: proc.start)
     finally:
@@ -643,24 +739,58 @@ def _launch(request: dict[str, Any], wanted: dict[str, Any], timeout_s: float) -
     raise _failed(lines, code)
 
 
-def start(request: dict[str, Any]) -> dict[str, Any]:
+def refuse_stopped(path: str) -> None:
+    """Raises HostError when the file is there that says a person stopped the node."""
+    if Path(_home(path)).exists():
+        detail = f"A person stopped this node ({path}); nothing was started. start.py brings it back."
+        raise HostError("stopped", detail)
+
+
+def _settled() -> dict[int, Proc]:
+    """The processes, as soon as every raylet among them shows its arguments, at the latest after SETTLE_S."""
+    until = time.monotonic() + SETTLE_S
+    table = _table()
+    while _unsure(table) and time.monotonic() < until:
+        time.sleep(POLL_S)
+        table = _table()
+    return table
+
+
+def _refuse_second(wanted: dict[str, Any]) -> None:
+    """Raises HostError when a raylet of this name runs, or one runs that may be it."""
+    table = _settled()
+    name, running = wanted["node_name"], _chosen(table, wanted, wanted["node_name"], None)
+    if running:
+        words = f"A raylet named {name} of {wanted['gcs_address']} runs here already"
+        raise HostError("already_running", f"{words}, pid {running[0].pid}.", raylet=_row(running[0]))
+    unsure = ", ".join(str(proc.pid) for proc in _unsure(table))
+    if unsure:
+        words = f"A raylet runs here that does not show whose it is (pid {unsure})"
+        raise HostError(
+            "unsure", f"{words}: it may be {name}, so none was started. End it if it is not needed."
+        )
+
+
+def start(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
     """Starts one raylet with exactly this command and environment, under a lock, unless it runs already.
 
     Request: argv, env, log and lock (paths), timeout_s, node_name, gcs_address; optional lock_wait_s (5),
     inherit (names of variables taken from this login where env does not give them), expect {ray, python} (the
-    head's versions). A leading `~/` is this host's home folder in paths, argv[0], --temp-dir and the values
-    of env. Answer: raylet (as in `look`), took_s. Errors: busy, already_running (with raylet), no_ray,
+    head's versions), unless (a file: where it exists a person stopped the node). A leading `~/` is this
+    host's home folder in paths, argv[0], --temp-dir and the values of env. Answer: raylet (as in `look`),
+    took_s. Errors: busy, stopped, already_running (with raylet), unsure (a raylet hides whose it is), no_ray,
     version, auth, disk, timeout, start_failed (the last lines of its output, and code). After an error
     nothing of this start is left.
     """
     began, timeout_s = time.monotonic(), float(request["timeout_s"])
     wanted = {"gcs_address": request["gcs_address"], "node_name": request["node_name"]}
-    with _locked(request["lock"], float(request.get("lock_wait_s", 5.0))):
-        running = _chosen(_raylets(_table(), wanted), wanted["node_name"], None)
-        if running:
-            words = f"A raylet named {wanted['node_name']} of {wanted['gcs_address']} runs here already"
-            raise HostError("already_running", f"{words}, pid {running[0].pid}.", raylet=_row(running[0]))
-        raylet = _launch(request, wanted, timeout_s)
+    if not request["lock"]:
+        raise HostError("bad_request", "To start a raylet, give its lock.")
+    with _locked(request, held, needed=True) as locks:
+        if request.get("unless"):
+            refuse_stopped(request["unless"])
+        _refuse_second(wanted)
+        raylet = _launch(request, wanted, timeout_s, locks)
         return {"ok": True, "raylet": _row(raylet), "took_s": round(time.monotonic() - began, 3)}
 
 
@@ -683,22 +813,25 @@ def put_secret(request: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink()
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        full = error.errno in NO_ROOM
         detail = f"Cannot write {path}: {error.strerror}. Check the disk and the owner of its folder."
         raise HostError("disk" if full else "no_secret", detail) from None
     return {"ok": True}
 
 
-def steps(request: dict[str, Any]) -> dict[str, Any]:
+def steps(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
     """Carries out several requests in one call, in order, and stops at the first that fails.
 
-    Request: requests. Answer: that of the last one carried out, and answers: all of them.
+    The locks that any of them names are held from before the first until after the last. Request: requests.
+    Answer: that of the last one carried out, and answers: all of them. Errors, before anything is done: busy,
+    disk.
     """
     answers: list[dict[str, Any]] = []
-    for one in request["requests"]:
-        answers.append(handle(one))
-        if not answers[-1].get("ok"):
-            break
+    with _locked(request, held, needed=True) as locks:
+        for one in request["requests"]:
+            answers.append(handle(one, locks))
+            if not answers[-1].get("ok"):
+                break
     return {"ok": True, **(answers[-1] if answers else {}), "answers": answers}
 
 
@@ -757,17 +890,24 @@ def _forget_address(temp_dir: str | None, address: str) -> None:
             note.unlink()
 
 
-def end_cluster(request: dict[str, Any]) -> dict[str, Any]:
+def end_cluster(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
     """Ends everything of one cluster on this host: raylets of workers, the head's raylet, the rest, GCS.
 
     Request: gcs_address; optional session_dir, temp_dir (its note of the current cluster goes when it names
-    this one), secrets (files to remove when nothing is left), term_s, kill_s in seconds. Answer as for `end`.
-    Another Ray on the host is left alone.
+    this one), secrets (files to remove when nothing is left), term_s, kill_s in seconds, lock (one, or a list
+    for all nodes of this host) and lock_wait_s (5, for all together). Answer as for `end`. Another Ray on the
+    host is left alone.
     """
+    with _locked(request, held, needed=False):
+        return _end_cluster(request)
+
+
+def _end_cluster(request: dict[str, Any]) -> dict[str, Any]:
     wanted, ending, table = {"gcs_address": request["gcs_address"]}, _ending(request), _table()
     raylets = _raylets(table, wanted)
     before = _members(table, request)
-    family = _descendants(table, [proc.pid for proc in before]) - {os.getpid()}
+    others = _live(table) - {proc.pid for proc in [*raylets, *before]}
+    family = _descendants(table, [proc.pid for proc in before], others) - {os.getpid()}
     for head in (False, True):
         _end_raylets(ending, wanted, [proc for proc in raylets if ("--head" in proc.argv) is head])
     known = [*before, *(table[pid] for pid in family), *_members(_table(), request)]
@@ -844,14 +984,19 @@ def logs(request: dict[str, Any]) -> dict[str, Any]:
     return {"ok": True, "files": [{"path": path, "tail": _last(path)} for path in paths]}
 
 
-def handle(request: dict[str, Any]) -> dict[str, Any]:
-    """Answers one request; every failure is an answer too: {ok: false, error, detail}."""
-    known = (look, end, start, put_secret, steps, end_cluster, port_owner, logs)
-    operations = {operation.__name__: operation for operation in known}
+def handle(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
+    """Answers one request; every failure is an answer too: {ok: false, error, detail}.
+
+    `held` are the locks that `steps` has taken for it.
+    """
+    free = {operation.__name__: operation for operation in (look, put_secret, port_owner, logs)}
+    locking = {operation.__name__: operation for operation in (end, start, steps, end_cluster)}
     try:
-        if request["op"] not in operations:
+        if request["op"] in locking:
+            return locking[request["op"]](request, held)
+        if request["op"] not in free:
             return HostError("bad_request", f"There is no operation {str(request['op'])[:40]!r}.").answer
-        return operations[request["op"]](request)
+        return free[request["op"]](request)
     except HostError as error:
         return error.answer
     except (KeyError, TypeError, ValueError, AttributeError) as error:

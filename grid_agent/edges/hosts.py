@@ -105,6 +105,19 @@ def parse_answer(stdout: bytes) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) and isinstance(answer.get("ok"), bool) else None
 
 
+def unless_stopped(request: dict[str, Any]) -> dict[str, Any] | None:
+    """The refusal, where the request's `unless_here` names a file that this machine has; None to go on.
+
+    For a repair that goes to another host: only the head has the file that says a person stopped the node.
+    """
+    try:
+        if request.get("unless_here"):
+            host_program.refuse_stopped(request["unless_here"])
+    except host_program.HostError as error:
+        return error.answer
+    return None
+
+
 def with_token(request: dict[str, Any], file: str | None) -> dict[str, Any]:
     """The request with Ray's token from `file` in its place, where it has one for it."""
     if request.get("op") == "steps":
@@ -203,8 +216,11 @@ class SshHost:
 
         `timeout_s` counts from the moment the program runs there; connecting and logging in have limits of
         their own. After `timeout` or `disconnected` the program may still be at work, until its own limits.
-        Errors beside the program's own: the names in `ADVICE`, with `unreached` true.
+        Errors beside the program's own: the names in `ADVICE`, with `unreached` true. Where `unless_stopped`
+        refuses nothing is sent.
         """
+        if (refusal := unless_stopped(request)) is not None:
+            return refusal
         payload = self._program + json.dumps(request).encode()
         try:
             conversation = await Conversation.begin(ssh_argv(self._target, self._own_control_dir()))

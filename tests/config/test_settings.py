@@ -226,6 +226,19 @@ def test_bad_env(env):
         node(env=env)
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper", "a repair on its node has started"),
+        ("RAY_RAYLET_PID", "which processes a dead raylet has left"),
+        ("RAY_NODE_ID", "which processes a dead raylet has left"),
+    ],
+)
+def test_env_may_not_mislead_a_repair(name, why):
+    with pytest.raises(ValidationError, match=f"must not be {name}: .*{why}"):
+        node(env={name: "1"})
+
+
 def test_env_may_hold_any_text():
     assert node(env={"A": "x=y, {z}; $HOME 'ü' \t", "_b1": ""}).env["_b1"] == ""
 

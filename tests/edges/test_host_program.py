@@ -1,5 +1,6 @@
 """The host program against real processes that look like Ray's."""
 
+import errno
 import json
 import os
 import shutil
@@ -123,6 +124,79 @@ def test_a_stopped_raylet_lives_and_says_so(spawn: Spawn) -> None:
     proc = raylet(spawn, "gpu1", ID1)
     proc.send_signal(signal.SIGSTOP)
     wait_for(lambda: seen(node_name="gpu1")["raylets"][0]["stat"] == "T")
+
+
+def test_a_node_id_is_enough_whatever_the_address_says(spawn: Spawn) -> None:
+    proc = raylet(spawn, "gpu1", ID1, gcs=f"head.invalid:{PORT}")
+    assert pids(seen(node_id=ID1)["raylets"]) == {proc.pid}
+    assert seen(node_name="gpu1")["raylets"] == []
+    assert pids(ended(node_id=ID1)["ended"]) == {proc.pid}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("localhost:1", "127.0.0.1:1", True),
+        ("127.0.0.1:1", "localhost:1", True),
+        ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", True),
+        ("[fd00:0::1]:1", "[fd00::1]:1", True),
+        ("localhost:1", "127.0.0.1:11", False),
+        ("192.0.2.1:1", "192.0.2.2:1", False),
+        ("nowhere.invalid:1", "192.0.2.2:1", False),
+        ("nowhere.invalid:1", "elsewhere.invalid:1", False),
+        ("a..b:1", "192.0.2.2:1", False),
+        ("", "192.0.2.2:1", False),
+        (None, "192.0.2.2:1", False),
+    ],
+)
+def test_an_address_is_one_however_it_is_spelled(one: str | None, other: str, *, same: bool) -> None:
+    assert host_program._same_gcs(one, other) is same
+
+
+def test_a_slow_resolver_delays_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_args: object) -> list[Any]:
+        time.sleep(1)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    monkeypatch.setattr(host_program, "RESOLVE_S", 0.05)
+    began = time.monotonic()
+    assert not host_program._same_gcs("head.example:1", "192.0.2.2:1")
+    assert time.monotonic() - began < 0.5
+
+
+def test_a_raylet_that_joined_by_host_name_is_found_by_its_own(spawn: Spawn) -> None:
+    proc = raylet(spawn, "gpu1", ID1, gcs=f"localhost:{PORT}")
+    raylet(spawn, "gpu1", ID2, gcs=f"localhost:{PORT}0")
+    answer = handle({"op": "look", "gcs_address": f"127.0.0.1:{PORT}", "node_name": "gpu1"})
+    assert pids(answer["raylets"]) == {proc.pid}
+
+
+def hide_arguments(monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
+    """As when another user's processes are hidden."""
+    read = host_program._read
+    monkeypatch.setattr(
+        host_program, "_read", lambda path: b"" if path == f"/proc/{pid}/cmdline" else read(path)
+    )
+
+
+def nameless_raylet(spawn: Spawn) -> subprocess.Popen[bytes]:
+    """A raylet by the kernel's name of it, too, which is that of the file it was started from."""
+    code = "open('/proc/self/comm', 'w').write('raylet'); " + SLEEP
+    proc = raylet(spawn, "gpu1", ID1, code=code)
+    wait_for(lambda: Path(f"/proc/{proc.pid}/comm").read_text() == "raylet\n")
+    return proc
+
+
+def test_a_raylet_that_hides_whose_it_is_is_counted(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    proc = nameless_raylet(spawn)
+    assert "unsure" not in seen(node_name="gpu1")
+    hide_arguments(monkeypatch, proc.pid)
+    answer = seen(node_name="gpu1")
+    assert (answer["raylets"], answer["unsure"]) == ([], 1)
+    proc.kill()
+    wait_for(lambda: not runs(proc.pid))
+    assert "unsure" not in seen(node_name="gpu1")
 
 
 def test_a_zombie_is_not_alive(tmp_path: Path) -> None:
@@ -259,6 +333,32 @@ def test_workers_in_sessions_of_their_own_end_too(spawn: Spawn) -> None:
     assert not runs(worker)
 
 
+# Another cluster's raylet, started by a task: below the raylet whose task it was, and its worker below it.
+BELOW = """
+import os, subprocess, time
+python, worker = os.readlink("/proc/self/exe"), "import time; time.sleep(60)"
+code = f"import subprocess, time; subprocess.Popen([{python!r}, '-Sc', {worker!r}]); time.sleep(60)"
+argv = ["/opt/raylet", "-Sc", code, "--gcs-address=OTHER", "--node-name=gpu9", "--node_id=" + "e5" * 28]
+subprocess.Popen(argv, executable=python)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_raylet_of_another_cluster_below_one_that_ends_keeps_its_own(spawn: Spawn, *, whole: bool) -> None:
+    proc = raylet(spawn, "gpu1", ID1, code=BELOW.replace("OTHER", OTHER))
+    wait_for(lambda: len(host_program._descendants(host_program._table(), [proc.pid])) == 2)
+    below = host_program._descendants(host_program._table(), [proc.pid])
+    (its_raylet,) = handle({"op": "look", "gcs_address": OTHER})["raylets"]
+    try:
+        answer = handle({"op": "end_cluster", "gcs_address": GCS}) if whole else ended(node_id=ID1)
+        assert pids(answer["ended"]) == {proc.pid}
+        assert all(map(runs, below))
+    finally:
+        handle({"op": "end", "gcs_address": OTHER, "node_id": its_raylet["node_id"]})
+    assert not any(map(runs, below))
+
+
 def test_remains_of_a_raylet_long_gone_end_and_those_of_others_live(spawn: Spawn) -> None:
     agent = spawn("ray::DashboardAgent", env={"RAY_NODE_ID": ID1})
     neighbour = raylet(spawn, "gpu2", ID2, code=PARENT)
@@ -332,11 +432,13 @@ def test_names_are_only_names(spawn: Spawn, name: str) -> None:
 FAKE_RAY = """\
 import os, subprocess, sys, time
 name, gcs, what = sys.argv[1:4]
-if what in ("up", "hang", "lie"):
+if what in ("up", "slow", "leak", "hang", "lie"):
+    if what == "slow":
+        time.sleep(1.5)
     if what != "lie":
         argv = ["/opt/raylet", "-S", "-c", "import time; time.sleep(60)",
                 "--gcs-address=" + gcs, "--node-name=" + name, "--node_id=" + "d4" * 28]
-        subprocess.Popen(argv, executable=sys.executable)
+        subprocess.Popen(argv, executable=sys.executable, close_fds=what != "leak")
     time.sleep(60 if what == "hang" else 0.3)
 elif what == "fail":
     for number in range(100):
@@ -344,10 +446,14 @@ elif what == "fail":
     print("\\x1b[1mRuntimeError: Version mismatch\\x1b[0m", file=sys.stderr)
     sys.exit(3)
 elif what == "env":
-    stdin, handles = os.readlink("/proc/self/fd/0"), sorted(os.listdir("/proc/self/fd"))
-    print(sorted(os.environ), os.getcwd(), stdin, handles)
+    stdin, handles = os.readlink("/proc/self/fd/0"), os.listdir("/proc/self/fd")
+    found = [f"/proc/self/fd/{number}" for number in handles]
+    print(sorted(os.environ), os.getcwd(), stdin, sorted(map(os.readlink, filter(os.path.exists, found))))
     sys.exit(1)
 """
+
+
+Send = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @pytest.fixture
@@ -356,7 +462,7 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
     script = tmp_path / "fake_ray.py"
     script.write_text(FAKE_RAY)
 
-    def run(what: str, name: str = "gpu1", **more: Any) -> dict[str, Any]:
+    def run(what: str, name: str = "gpu1", send: Send = handle, **more: Any) -> dict[str, Any]:
         request = {
             "op": "start",
             "argv": [sys.executable, "-S", str(script), name, GCS, what],
@@ -367,7 +473,7 @@ def begin(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
             "node_name": name,
             "gcs_address": GCS,
         }
-        return handle({**request, **more})
+        return send({**request, **more})
 
     yield run
     assert ended(node_id="d4" * 28)["ok"]
@@ -421,6 +527,132 @@ def test_a_start_does_not_wait_for_another_for_ever(begin: Callable[..., dict[st
         thread.join()
 
 
+def test_a_start_keeps_its_lock_when_its_starter_dies(begin: Callable[..., dict[str, Any]]) -> None:
+    def elsewhere(request: dict[str, Any]) -> dict[str, Any]:
+        program = subprocess.Popen([sys.executable, host_program.__file__], stdin=subprocess.PIPE)
+        assert program.stdin
+        program.stdin.write(json.dumps(request).encode())
+        program.stdin.close()
+        wait_for(lambda: host_program._descendants(host_program._table(), [program.pid]))
+        program.kill()
+        program.wait()
+        return {}
+
+    begin("slow", send=elsewhere)
+    assert begin("up", lock_wait_s=0.1)["error"] == "busy"
+    assert begin("up", lock_wait_s=5)["error"] == "already_running"
+    assert len(seen(node_name="gpu1")["raylets"]) == 1
+
+
+def test_a_daemon_that_has_got_the_lock_does_not_keep_it(begin: Callable[..., dict[str, Any]]) -> None:
+    assert begin("leak")["ok"]
+    assert begin("up", lock_wait_s=0.1)["error"] == "already_running"
+
+
+def test_a_start_that_a_person_forbade_is_refused(
+    begin: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / "gpu1").touch()
+    answer = begin("up", unless="~/stopped/gpu1")
+    assert answer["error"] == "stopped"
+    assert "person stopped this node" in answer["detail"]
+    assert seen(node_name="gpu1")["raylets"] == []
+    (tmp_path / "stopped" / "gpu1").unlink()
+    assert begin("up", unless="~/stopped/gpu1")["ok"]
+
+
+def test_what_a_person_forbids_while_a_start_waits_counts(
+    begin: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    first = threading.Thread(target=lambda: begin("hang", timeout_s=1.0))
+    first.start()
+    wait_for(lambda: seen(node_name="gpu1")["raylets"])
+    forbid = threading.Timer(0.3, (tmp_path / "gpu1").touch)
+    forbid.start()
+    try:
+        assert begin("up", unless=str(tmp_path / "gpu1"))["error"] == "stopped"
+    finally:
+        first.join()
+        forbid.join()
+
+
+def test_no_second_start_beside_a_raylet_that_hides_whose_it_is(
+    begin: Callable[..., dict[str, Any]], spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proc = nameless_raylet(spawn)
+    hide_arguments(monkeypatch, proc.pid)
+    monkeypatch.setattr(host_program, "SETTLE_S", 0.1)
+    answer = begin("up")
+    assert answer["error"] == "unsure"
+    assert str(proc.pid) in answer["detail"]
+    assert seen(node_name="gpu1")["raylets"] == []
+
+
+def test_no_second_start_beside_a_raylet_that_joined_by_host_name(
+    begin: Callable[..., dict[str, Any]], spawn: Spawn
+) -> None:
+    proc = raylet(spawn, "gpu1", ID1, gcs=f"localhost:{PORT}")
+    answer = begin("up", gcs_address=f"127.0.0.1:{PORT}")
+    assert (answer["error"], answer["raylet"]["pid"]) == ("already_running", proc.pid)
+
+
+def test_an_end_waits_for_the_start_and_then_ends_it(
+    begin: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    lock = str(tmp_path / "locks" / "gpu1.lock")
+    thread = threading.Thread(target=lambda: begin("slow"))
+    thread.start()
+    wait_for(Path(lock).exists)
+    time.sleep(0.2)
+    stop = {"node_name": "gpu1", "all_of_name": True, "lock": lock}
+    try:
+        assert ended(**stop, lock_wait_s=0.1)["error"] == "busy"
+        whole = {"op": "end_cluster", "gcs_address": GCS, "lock": [lock], "lock_wait_s": 0.1}
+        assert handle(whole)["error"] == "busy"
+        assert len(ended(**stop, lock_wait_s=5)["ended"]) == 1
+    finally:
+        thread.join()
+    assert seen(node_name="gpu1")["raylets"] == []
+
+
+def test_a_full_disk_stops_no_end_but_a_start(
+    begin: Callable[..., dict[str, Any]], spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: str, _flags: int) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    proc = raylet(spawn, "gpu1", ID1)
+    monkeypatch.setattr(host_program, "_private_file", full)
+    assert begin("up")["error"] == "disk"
+    assert pids(ended(node_id=ID1, lock="/locks/gpu1")["ended"]) == {proc.pid}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_repair_holds_the_lock_from_its_fence_on(
+    begin: Callable[..., dict[str, Any]], spawn: Spawn, *, deep: bool
+) -> None:
+    old = raylet(spawn, "gpu1", ID1)
+
+    def repair(start: dict[str, Any]) -> dict[str, Any]:
+        inner = {"op": "steps", "requests": [start]} if deep else start
+        fence = {"op": "end", "gcs_address": GCS, "node_id": ID1}
+        return handle({"op": "steps", "requests": [fence, inner]})
+
+    thread = threading.Thread(target=lambda: begin("hang", name="gpu2", timeout_s=1.0))
+    thread.start()
+    wait_for(lambda: seen(node_name="gpu2")["raylets"])
+    try:
+        assert begin("up", send=repair, lock_wait_s=0.1)["error"] == "busy"
+        assert runs(old.pid)
+    finally:
+        thread.join()
+    answer = begin("up", send=repair, lock_wait_s=0.1)
+    assert answer["ok"], answer
+    assert not runs(old.pid)
+
+
 def test_a_start_that_takes_too_long_leaves_nothing(begin: Callable[..., dict[str, Any]]) -> None:
     answer = begin("hang", timeout_s=0.8)
     assert answer["error"] == "timeout"
@@ -443,7 +675,9 @@ def test_success_without_a_raylet_is_a_failure(begin: Callable[..., dict[str, An
     assert "no such raylet" in answer["detail"]
 
 
-def test_nothing_is_inherited(begin: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_but_the_lock_is_inherited(
+    begin: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("RAY_JOB_ID", "01000000")
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.set_inheritable(True)
@@ -451,7 +685,8 @@ def test_nothing_is_inherited(begin: Callable[..., dict[str, Any]], monkeypatch:
     assert "RAY_JOB_ID" not in said
     assert "'PATH'" in said
     assert " / /dev/null " in said
-    assert said.endswith("['0', '1', '2', '3']"), said  # 3 is the listing itself
+    log, lock = f"{tmp_path}/logs/gpu1.log", f"{tmp_path}/locks/gpu1.lock"
+    assert said.endswith(str(["/dev/null", lock, log, log])), said
 
 
 def test_hostile_arguments_stay_arguments(begin: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

@@ -13,9 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from config.paths import StatePaths
+from config.settings import Settings
+from grid_agent.core import messages as m
+from grid_agent.core.model import Belief, NodeBelief, State
 from grid_agent.edges import host_program, hosts
 from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget, classify, parse_answer, ssh_argv
+from grid_agent.repair_plan import RepairPlan
 
 LOOK = {"op": "look", "gcs_address": "192.0.2.9:1", "node_name": "gpu1"}
 TARGET = SshTarget(host="gpu1", user="ray", port=2222, key_file="/keys/id", connect_timeout_s=0.2)
@@ -42,6 +48,32 @@ async def test_this_machine_may_be_too_slow(monkeypatch: pytest.MonkeyPatch) -> 
     assert time.monotonic() - began < 0.25
     assert (answer["ok"], answer["error"]) == (False, "timeout")
     assert "0.05 s" in answer["detail"]
+
+
+async def test_a_repair_of_a_node_that_a_person_stopped_is_not_sent(tmp_path: Path) -> None:
+    stopped = tmp_path / "gpu1"
+    request = {"op": "steps", "requests": [LOOK], "unless_here": str(stopped)}
+    assert hosts.unless_stopped(request) is None
+    assert hosts.unless_stopped(LOOK) is None
+    stopped.touch()
+    answer = await SshHost(TARGET, None).call(request, 1.0)
+    assert (answer["ok"], answer["error"]) == (False, "stopped")
+    assert "unreached" not in answer
+
+
+@pytest.mark.parametrize("ssh", ["", "ssh: {user: me}"])
+def test_a_repair_names_the_file_of_a_stopped_node_where_it_is(ssh: str, tmp_path: Path) -> None:
+    nodes = "[{name: h, host: 192.0.2.7, role: head}, {name: w, host: 192.0.2.8}]"
+    nodes = nodes if ssh else nodes.replace("192.0.2.7", "127.0.0.1").replace("192.0.2.8", "127.0.0.1")
+    settings = Settings.model_validate(yaml.safe_load(f"{ssh}\ncluster: mine\nnodes: {nodes}"))
+    plan = RepairPlan(settings, StatePaths(tmp_path), "192.0.2.7:1", {"HOME": "/root"}, {})
+    belief = Belief(0.0, 0.0, {"w": NodeBelief("w", "192.0.2.8", "worker", State.DEAD, 0.0)})
+    request, _ = plan.request(m.RestartWorker("w", "h", 1, None), belief)
+    start = request["requests"][1]
+    start = start["requests"][-1] if start["op"] == "steps" else start
+    here = str(tmp_path / "stopped" / "w")
+    assert request.get("unless_here") == (here if ssh else None)
+    assert start.get("unless") == (None if ssh else here)
 
 
 # --- the command line ---
