@@ -29,7 +29,12 @@ def main(argv: list[str] | None = None) -> int:
     settings = loads(args.settings.read_text(encoding="utf-8"), str(args.settings), {})
     ray.init(address=args.gcs_address, log_to_driver=False, logging_level="ERROR", namespace="serve")
     http = {"host": settings.http.host, "port": settings.http.port}
-    serve.start(proxy_location="HeadOnly", http_options=http)
+    try:
+        serve.start(proxy_location="HeadOnly", http_options=http)
+    except (ray.exceptions.RayError, RuntimeError) as error:
+        why = str(error).strip().splitlines()[-1]
+        print(f"Serve's HTTP proxy did not start on {http['host']}:{http['port']}: {why}", file=sys.stderr)  # noqa: T201
+        return 3
     try:
         serve.run(build(settings), name=NAME, route_prefix=ROUTE_PREFIX)
     except RuntimeError as error:

@@ -1,8 +1,10 @@
 """A real cluster for tests: its file, bootstrap/start.py and stop.py on it, and what to ask of it."""
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -20,12 +22,11 @@ BIN = Path(sys.executable).parent
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on, outside the ranges that Ray uses for itself."""
+    """A TCP port nobody listens on, outside the ranges that Ray and the kernel hand out by themselves."""
     while True:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        if not 10_001 <= port <= 19_999:
+        port = random.randrange(20_100, 32_000)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("0.0.0.0", port))
             return port
 
 
