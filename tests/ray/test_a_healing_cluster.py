@@ -243,7 +243,7 @@ def test_stop_ends_this_cluster_and_no_other_ray(
         assert "still here" in cluster.run(sys.executable, "-c", ask).stdout
         assert cluster.stop().returncode == 0  # nothing left to stop is no error
     finally:
-        for pid, _ in reversed(_of(f":{port}")):
+        for pid, _ in reversed(_of(str(other))):  # GCS, raylet and their like all name their folder
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
 
