@@ -196,3 +196,8 @@ def url(value: str) -> str:
     if not secure or extra or not re.fullmatch(r"[!-~]{1,512}", value):
         raise ValueError(rule)
     return value
+
+
+def bracketed(host: str) -> str:
+    """The host as it stands before a `:port`: an IPv6 address goes in brackets (RFC 3986)."""
+    return f"[{host}]" if ":" in host else host

@@ -13,10 +13,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from config import loader
+from config.checks import bracketed
 from config.paths import StatePaths
 from config.settings import Settings
 from grid_agent import api_client, show
 from grid_agent import validate as validation
+from grid_agent.core import raystart
 from grid_agent.edges.transports import Transports
 from grid_agent.exits import OF_STATUS, Exit
 from grid_agent.monitor import SEVERITY, watch
@@ -144,20 +146,16 @@ def _exports(settings: Settings) -> dict[str, str]:
     dashboard = f"http://127.0.0.1:{settings.ray.dashboard_port}"
     host = settings.http.host if settings.http.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
     lines = {
-        "RAY_ADDRESS": f"{_bracket(settings.head.host)}:{settings.ray.port}",
+        "RAY_ADDRESS": raystart.connect_address(settings),
         "RAY_API_SERVER_ADDRESS": dashboard,
         "RAY_DASHBOARD_ADDRESS": dashboard,
         "RAY_AUTH_MODE": settings.auth,
-        "GRID_AGENT_URL": f"http://{_bracket(host)}:{settings.http.port}",
+        "GRID_AGENT_URL": f"http://{bracketed(host)}:{settings.http.port}",
         "GRID_AGENT_TOKEN_FILE": settings.http.token_file or str(state.api_token),
     }
     if settings.auth == "token":
         lines["RAY_AUTH_TOKEN_PATH"] = str(state.ray_token)
     return lines
-
-
-def _bracket(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _load(config: Path | None) -> Settings:

@@ -229,7 +229,6 @@ class Observer:
     """The agent's view of itself and of its sources."""
 
     loop_lag_ms: float = 0.0
-    lagging_since: float | None = None
     gcs_answered_at: float | None = None
     gcs_silent_since: float | None = None
     slack_stuck: str | None = None
@@ -280,7 +279,6 @@ class Policy:
     cluster_attempts: int = 10
     cluster_window_s: float = 600.0
     backoff_s: tuple[float, ...] = (2.0, 10.0, 30.0)
-    probation_s: float = 300.0
     mass_window_s: float = 10.0
     mass_minimum: int = 2
     gcs_silent_s: float = 3.0

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from config import paths, tuning
+from config import checks, paths, tuning
 from config.settings import Node, Settings
 
 MEBIBYTE = 1024 * 1024
@@ -88,7 +88,7 @@ def connect_address(settings: Settings) -> str:
 
 def address(host: str, port: int) -> str:
     """`host:port`, with the brackets that an IPv6 address needs."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"{checks.bracketed(host)}:{port}"
 
 
 def head_argv(

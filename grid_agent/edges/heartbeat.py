@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
+from config.checks import bracketed
 from grid_agent.core import messages as m
 from grid_agent.core.model import Incarnation, Miss, NodeBelief
 
@@ -66,7 +67,7 @@ class _Line:
         self.to = to
         self._name = name
         self._feed = feed
-        self._channel = grpc.aio.insecure_channel(f"{_bracket(to.address)}:{to.port}", options=OPTIONS)
+        self._channel = grpc.aio.insecure_channel(f"{bracketed(to.address)}:{to.port}", options=OPTIONS)
         self._call = self._channel.unary_unary(
             CHECK, request_serializer=lambda _: b"", response_deserializer=bytes
         )
@@ -150,7 +151,3 @@ async def connect(address: str, port: int, timeout_s: float) -> Connected:
         return Connected(Miss.UNREACHABLE, f"{error.strerror or error} (port {port})")
     writer.close()
     return Connected(None)
-
-
-def _bracket(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
