@@ -69,8 +69,9 @@ def settle(
             result.verdict = health.judge(
                 result.body, up, result.failed.keys(), now - alive_since if alive_since else 0.0
             )
-            deploying = APP in under_way  # what answers may be the agent that is being replaced
-            alive_since = None if result.verdict.waiting or deploying else alive_since or now
+            # Counted from the last start's end: until then the agent may be one that is being replaced, and a
+            # node that is just being started still says CORDONED.
+            alive_since = None if result.verdict.waiting or under_way else alive_since or now
             if result.verdict.settled and not under_way and answer is not None:
                 return result
         if now >= deadline:

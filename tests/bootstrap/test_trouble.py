@@ -134,6 +134,40 @@ def test_only_an_answer_after_the_deployment_counts():
     assert result.body["by"] == "new"
 
 
+def test_a_node_that_was_stopped_is_awaited_however_long_its_start_takes(monkeypatch):
+    clock = iter(range(0, 1000, 4))  # each look at the cluster 4 s after the last
+    monkeypatch.setattr(wait.time, "monotonic", lambda: float(next(clock)))
+
+    class Starting(Deploying):
+        looks = 0
+
+        def outcomes(self) -> dict[str, Outcome]:
+            return {"w": Outcome(True, "raylet up", 20.0)} if self.done else {}
+
+        def under_way(self) -> list[str]:
+            return [] if self.done else ["w"]
+
+        def wait(self, _: float) -> None:
+            self.looks += 1
+            self.done = self.looks >= 6
+
+    def answer(status: str, state: str) -> dict[str, Any]:
+        node = {"name": "w", "state": state, "cause": None, "gpus": {}}
+        return {"status": status, "paused": None, "nodes": [node]}
+
+    # The agent reads the end of the stop a moment after the raylet is up.
+    said = iter([answer("warn", "CORDONED")] * 7 + [answer("warn", "JOINING"), answer("pass", "ALIVE")])
+    with Progress(Output(io.StringIO(), io.StringIO()), []) as progress:
+        result = wait.settle(
+            Starting(),  # type: ignore[arg-type]
+            frozenset(),
+            lambda: next(said),
+            progress,
+            deadline=float("inf"),
+        )
+    assert result.verdict.status == "pass"
+
+
 def test_without_a_slack_token_it_is_said_that_nothing_is_posted(tmp_path):
     said = state.copy_slack_token(paths.StatePaths(tmp_path), "SLACK_X", {}) or ""
     for part in ("nothing is posted", "SLACK_X", "start.py --redeploy", "API", "the agent's log"):
