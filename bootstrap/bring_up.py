@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootstrap import changes, health, machine, ownership, ports, removal, state, summary
+from bootstrap import changes, health, machine, ownership, ports, removal, state, store, summary
 from bootstrap.launch import Outcome, Work
-from bootstrap.plan import APP, Action, kept, plan
+from bootstrap.plan import APP, Action, Here, kept, plan
 from bootstrap.progress import Output, Progress
 from bootstrap.survey import Survey, survey, token
 from bootstrap.wait import Result, settle
@@ -37,8 +37,26 @@ class Start:
     kept: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a person said beside the file: its path, the deadline (monotonic), and the flags."""
+
+    config: str | None
+    deadline: float
+    redeploy: bool
+    fresh: bool
+    yes: bool
+
+
 def bring_up(
-    settings: Settings, output: Output, *, config: str | None, timeout_s: float, redeploy: bool, yes: bool
+    settings: Settings,
+    output: Output,
+    *,
+    config: str | None,
+    timeout_s: float,
+    redeploy: bool,
+    fresh: bool,
+    yes: bool,
 ) -> int:
     """Bring the cluster to its file.
 
@@ -48,7 +66,8 @@ def bring_up(
         config: The path of the file as it was given, for the commands shown at the end.
         timeout_s: Longest wait in all.
         redeploy: Deploy the application again although it answers.
-        yes: Stop what has left the file, or has lost its head, without asking.
+        fresh: Do not go on from what the last head kept on disk.
+        yes: Stop what has left the file, or has lost its head for good, without asking.
 
     Returns:
         The exit code.
@@ -56,30 +75,67 @@ def bring_up(
     deadline = time.monotonic() + timeout_s
     state.prepare(machine.here(settings, os.environ).state)
     with state.only_one(machine.here(settings, os.environ).state):
-        seen = survey(settings, os.environ)
-        busy = ports_taken(settings, seen)
-        if busy:
-            for line in busy:
-                output.error(line)
-            return 3
-        clears = bool(seen.raylets) and settings.head.name not in seen.raylets  # the plan will begin so
-        if clears and not removal.clear_agreed(seen, output, yes=yes):
-            return 1
-        leaving = removal.leaving(seen, settings)
-        remove = bool(leaving) and removal.agreed(leaving, output, yes=yes)
-        try:
-            in_force, again = _reconcile(settings, seen, output, redeploy=redeploy, remove=remove)
-        except ValueError:
-            output.error("the file is too different from what runs: stop.py first, then start.py")
-            return 2
-        if remove:
-            removal.remove(seen, leaving, output)
-        _write_state(in_force, seen, output)
-        actions = plan(in_force, seen.found, seen.here, redeploy=again)
-        code = _carry_out(
-            Start(settings, in_force, seen, output, deadline, config, kept(seen.found, actions)), actions
-        )
-        return max(code, 1) if leaving and not remove else code
+        ask = Ask(config, deadline, redeploy=redeploy, fresh=fresh, yes=yes)
+        began = time.time()
+        code, seen = _bring_up(settings, output, ask)
+        damaged = code == 3 and seen.found.store and _damaged(settings, seen.here, began)
+        if not damaged:
+            return code
+        _set_aside(seen.here, f"it is damaged ({damaged})", output)
+        return _bring_up(settings, output, ask)[0]
+
+
+def _bring_up(settings: Settings, output: Output, ask: Ask) -> tuple[int, Survey]:
+    seen = survey(settings, os.environ, fresh=ask.fresh)
+    if ask.fresh and seen.head is not None:
+        output.error("--fresh begins a new cluster, and this one runs: stop.py first")
+        return 5, seen
+    busy = ports_taken(settings, seen)
+    if busy:
+        for line in busy:
+            output.error(line)
+        return 3, seen
+    if seen.head is None and not _may_begin(seen, output, fresh=ask.fresh, yes=ask.yes):
+        return 1, seen
+    leaving = removal.leaving(seen, settings)
+    remove = bool(leaving) and removal.agreed(leaving, output, yes=ask.yes)
+    try:
+        in_force, again = _reconcile(settings, seen, output, redeploy=ask.redeploy, remove=remove)
+    except ValueError:
+        output.error("the file is too different from what runs: stop.py first, then start.py")
+        return 2, seen
+    if remove:
+        removal.remove(seen, leaving, output)
+    _write_state(in_force, seen, output)
+    actions = plan(in_force, seen.found, seen.here, redeploy=again)
+    begun = Start(settings, in_force, seen, output, ask.deadline, ask.config, kept(seen.found, actions))
+    code = _carry_out(begun, actions)
+    return max(code, 1) if leaving and not remove else code, seen
+
+
+def _damaged(settings: Settings, here: Here, since: float) -> str | None:
+    return store.damage(here.state.gcs, paths.temp_dir(settings, settings.head, here.uid), since)
+
+
+def _may_begin(seen: Survey, output: Output, *, fresh: bool, yes: bool) -> bool:
+    """Whether the head may be started; a store that it cannot go on from, or shall not, is put aside."""
+    if fresh and not removal.fresh_agreed(seen, output, yes=yes):
+        return False
+    clears = bool(seen.raylets) and not seen.found.store  # the plan will begin so
+    if clears and not fresh and not removal.clear_agreed(seen, output, yes=yes):
+        return False
+    if seen.store.there and not seen.found.store:
+        _set_aside(seen.here, seen.store.problem or "asked for by --fresh", output)
+    elif seen.found.store:
+        output.line("The head goes on from what it kept on disk; workers that live stay.")
+    return True
+
+
+def _set_aside(here: Here, why: str, output: Output) -> None:
+    kept = store.set_aside(here.state.gcs)
+    output.warn(
+        f"what the last head kept on disk is put aside, and a new cluster begins: {why}; it is in {kept}"
+    )
 
 
 def ports_taken(settings: Settings, seen: Survey) -> list[str]:
@@ -88,7 +144,8 @@ def ports_taken(settings: Settings, seen: Survey) -> list[str]:
     wanted = ports.needs(settings, head_runs=head_runs, app_answers=seen.found.app_answers)
     strangers = {process.pid: process for process in seen.strangers}
     own_gcs = {pid for pid, _ in ownership.gcs_servers(seen.reach.gcs_address)} - strangers.keys()
-    cleared = not head_runs and bool(seen.raylets) and not strangers  # its ports are freed with it
+    # Its ports are freed with it, when it is cleared away or ended to be started again.
+    cleared = not head_runs and bool(seen.raylets or seen.found.store) and not strangers
 
     def left(holder: Mapping[str, object]) -> bool:
         return holder["pid"] in own_gcs
@@ -137,6 +194,8 @@ def _write_state(settings: Settings, seen: Survey, output: Output) -> None:
         folder = paths.temp_dir(settings, settings.head, here.uid)
         if folder == paths.own_temp_dir(settings.cluster, here.uid):
             state.make_private_folder(Path(folder))
+    if seen.head is None:
+        store.prepare(here.state.gcs, store.owner(settings.cluster, here.gcs_address))
     state.keep_token(here.state.api_token)
     if settings.auth == "token":
         state.keep_token(here.state.ray_token)

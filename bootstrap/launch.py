@@ -100,13 +100,16 @@ class Work:
         if action.kind == "clear":
             self._progress.report(action.node, "ending what is left of the cluster")
             answer = self._clear(action)
+        elif action.kind == "end_head":
+            self._progress.report(action.node, "ending what is left of the head")
+            answer = self._reach.end_head(action.timeout_s, session_dir=self._session_dir)
         else:
             self._progress.report(action.node, "starting")
             answer = self._start(action)
         took = time.monotonic() - began
         if answer.get("ok") or answer.get("error") == "already_running":
             self._state.stopped_node(action.node).unlink(missing_ok=True)
-            return Outcome(True, "ended what was left" if action.kind == "clear" else "raylet up", took)
+            return Outcome(True, "raylet up" if action.kind == "start" else "ended what was left", took)
         detail = str(answer.get("detail", "")).strip()
         lines = tuple(detail.splitlines()[-12:]) or tuple(tail(self._state.node_log(action.node)))
         return Outcome(False, f"failed: {answer.get('error', 'unknown')}", took, lines)

@@ -17,14 +17,18 @@ from grid_agent.core import raystart
 APP = "grid-agent"
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(^|_)KEY", re.IGNORECASE)
 
-Kind = Literal["clear", "start", "deploy"]
+Kind = Literal["clear", "end_head", "start", "deploy"]
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a look at the hosts has shown before anything is started."""
+    """What a look at the hosts has shown before anything is started.
+
+    `store`: a head can go on from what the last one's GCS kept on disk, and live workers stay.
+    """
 
     running: frozenset[str] = frozenset()
+    store: bool = False
     app_answers: bool = False
     client_port: int = 10001
 
@@ -76,7 +80,10 @@ def plan(settings: Settings, found: Found, here: Here, *, redeploy: bool = False
     """
     actions = []
     head_runs = settings.head.name in found.running
-    if not head_runs and found.running:
+    goes_on = not head_runs and found.store
+    if goes_on:
+        actions.append(_end_head(settings))
+    elif not head_runs and found.running:
         actions.append(
             Action(
                 kind="clear",
@@ -90,13 +97,13 @@ def plan(settings: Settings, found: Found, here: Here, *, redeploy: bool = False
                 required=True,
             )
         )
-    running = found.running if head_runs else frozenset()
+    running = found.running if head_runs or goes_on else frozenset()
     if not head_runs:
-        actions.append(_start_head(settings, found, here))
+        actions.append(start_head(settings, found.client_port, here, goes_on=goes_on))
     missing = [node for node in settings.workers if node.name not in running]
     actions += [_start_worker(settings, node, here) for node in missing]
     if redeploy or not (head_runs and found.app_answers):
-        actions.append(_deploy(settings, here, again=redeploy and head_runs))
+        actions.append(deploy(settings, here, again=redeploy and head_runs))
     return actions
 
 
@@ -122,13 +129,27 @@ def describe(action: Action) -> list[str]:
     return lines
 
 
-def _start_head(settings: Settings, found: Found, here: Here) -> Action:
+def _end_head(settings: Settings) -> Action:
+    head = settings.head
+    return Action(
+        kind="end_head",
+        stage=0,
+        node=head.name,
+        host=head.host,
+        why="the head is gone: what is left of it is ended first; workers that live stay untouched",
+        timeout_s=60,
+        required=True,
+    )
+
+
+def start_head(settings: Settings, client_port: int, here: Here, *, goes_on: bool) -> Action:
+    """The start of the head; `goes_on`: from what the last one's GCS kept on disk."""
     head = settings.head
     argv = raystart.head_argv(
         settings,
         node_ip=here.node_ip,
         temp_dir=paths.temp_dir(settings, head, here.uid),
-        client_port=found.client_port,
+        client_port=client_port,
         system_config=tuning.plan(settings.ray).system_config,
     )
     return Action(
@@ -136,11 +157,13 @@ def _start_head(settings: Settings, found: Found, here: Here) -> Action:
         stage=1,
         node=head.name,
         host=head.host,
-        why="the head does not run: start GCS, dashboard and raylet, with the tuning of the file",
+        why="start GCS, dashboard and raylet again, in the session that they were in"
+        if goes_on
+        else "the head does not run: start GCS, dashboard and raylet, with the tuning of the file",
         timeout_s=60,
         required=True,
         argv=tuple(argv),
-        env=raystart.own_env(settings, head, here.environ, here.state),
+        env=raystart.head_env(settings, here.environ, here.state),
     )
 
 
@@ -158,7 +181,8 @@ def _start_worker(settings: Settings, node: Node, here: Here) -> Action:
     )
 
 
-def _deploy(settings: Settings, here: Here, *, again: bool) -> Action:
+def deploy(settings: Settings, here: Here, *, again: bool) -> Action:
+    """The deployment of the application; `again`: over one that answers."""
     head = settings.head
     return Action(
         kind="deploy",

@@ -158,6 +158,13 @@ class Reach:
         last = self._end_request(head.name, session_dir) | ({"temp_dir": temp_dir} if temp_dir else {})
         return {**answers, head.name: self._call(head.name, last, timeout_s)}
 
+    def end_head(self, timeout_s: float, *, session_dir: str | None = None) -> Answer:
+        """End what is left of the head on this machine; workers live on."""
+        head = self.settings.head
+        return self._call(
+            head.name, {**self._end_request(head.name, session_dir), "op": "end_head"}, timeout_s
+        )
+
     def _end_request(self, name: str, heads_session: str | None) -> Answer:
         owner, node = self._owner[name], self._nodes[name]
         local = raystart.is_local(owner, node)

@@ -30,6 +30,19 @@ def leaving(seen: Survey, file: Settings) -> list[Node]:
     return [node for node in seen.settings.workers if node.name not in kept]
 
 
+def fresh_agreed(seen: Survey, output: Output, *, yes: bool) -> bool:
+    """Whether a person wants what the last head kept put aside, and its live workers ended."""
+    if yes or not (seen.store.there or seen.raylets):
+        return True
+    live = ", ".join(sorted(seen.raylets)) or "none"
+    what = "actors, Serve applications and job history of the cluster are given up"
+    if not _on_terminal():
+        output.warn(f"--fresh: {what} (live workers: {live}); to do that: start.py --fresh --yes")
+        return False
+    output.line(f"To begin anew, {what}. Workers that live and are ended: {live}")
+    return _says_yes("Begin anew? [y/N] ")
+
+
 def clear_agreed(seen: Survey, output: Output, *, yes: bool) -> bool:
     """Whether a person wants the live workers of a lost head ended; they cannot join another one."""
     hosts = {node.name: node.host for node in (seen.settings or seen.reach.settings).nodes}

@@ -43,13 +43,14 @@ def main(argv: list[str] | None = None) -> int:
         for dead in tuning.dead_names(os.environ):
             output.warn(str(dead))
         if args.dry_run:
-            return _dry_run(settings, output, redeploy=args.redeploy)
+            return _dry_run(settings, output, redeploy=args.redeploy, fresh=args.fresh)
         return bring_up.bring_up(
             settings,
             output,
             config=args.config,
             timeout_s=args.timeout,
             redeploy=args.redeploy,
+            fresh=args.fresh,
             yes=args.yes,
         )
     except loader.ConfigError as error:
@@ -84,9 +85,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="deploy the application again, with the file's agent and slack",
     )
     parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="begin anew, after a question or with --yes, instead of going on from what the last head kept",
+    )
+    parser.add_argument(
         "--yes",
         action="store_true",
-        help="stop nodes that have left the file, or have lost their head, without asking",
+        help="stop nodes that have left the file, or have lost their head for good, without asking",
     )
     parser.add_argument(
         "--timeout", type=float, default=180.0, metavar="S", help="longest wait in seconds (default: 180)"
@@ -110,8 +116,12 @@ def _problem(settings: Settings) -> str | None:
     return None
 
 
-def _dry_run(settings: Settings, output: Output, *, redeploy: bool) -> int:
-    seen = survey.survey(settings, os.environ)
+def _dry_run(settings: Settings, output: Output, *, redeploy: bool, fresh: bool) -> int:
+    seen = survey.survey(settings, os.environ, fresh=fresh)
+    if seen.head is None and (seen.store.problem or (fresh and seen.store.there)):
+        output.line(
+            f"{seen.here.state.gcs} would be put aside: {seen.store.problem or 'asked for by --fresh'}"
+        )
     actions = plan.plan(settings, seen.found, seen.here, redeploy=redeploy)
     for problem in bring_up.ports_taken(settings, seen):
         output.warn(problem)

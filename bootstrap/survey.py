@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bootstrap import health, machine, ownership, ports, state
+from bootstrap import health, machine, ownership, ports, state, store
 from bootstrap.plan import Found, Here
 from bootstrap.reach import Raylet, Reach
+from bootstrap.store import NOTHING_KEPT, Store
 from config import loader
 from config.settings import Settings
 
@@ -21,6 +22,7 @@ class Survey:
     """One look. `settings` are those that what runs was started with, None when nothing says so.
 
     `strangers` are Ray processes at the cluster's address that are not of it, `gcs` whether its own GCS runs.
+    `store` is what the last head's GCS kept on disk.
     """
 
     here: Here
@@ -31,6 +33,7 @@ class Survey:
     found: Found
     strangers: tuple[ownership.Process, ...] = ()
     gcs: bool = False
+    store: Store = NOTHING_KEPT
 
     @property
     def known(self) -> bool:
@@ -43,12 +46,13 @@ class Survey:
         return next((raylet for raylet in self.raylets.values() if raylet.head), None)
 
 
-def survey(settings: Settings, environ: Mapping[str, str]) -> Survey:
+def survey(settings: Settings, environ: Mapping[str, str], *, fresh: bool = False) -> Survey:
     """Look at every host, at the state folder and at the agent.
 
     Args:
         settings: The cluster file.
         environ: This process's environment.
+        fresh: A head is not to go on from what the last one kept.
 
     Returns:
         What was seen. The GCS address is the running head's own, else the recorded one while raylets of it
@@ -70,12 +74,14 @@ def survey(settings: Settings, environ: Mapping[str, str]) -> Survey:
     head_runs = settings.head.name in raylets
     if raylets:
         here = replace(here, gcs_address=reach.gcs_address) if head_runs else here
+    kept = store.look(here.state.gcs, store.owner(settings.cluster, here.gcs_address))
     found = Found(
         running=frozenset(raylets),
+        store=kept.usable and not fresh and not head_runs,
         app_answers=head_runs and _answers(settings, here),
         client_port=ports.client_port(),
     )
-    return Survey(here, reach, record, recorded, raylets, found, owned.strangers, owned.gcs)
+    return Survey(here, reach, record, recorded, raylets, found, owned.strangers, owned.gcs, kept)
 
 
 def token(settings: Settings, here: Here) -> str | None:

@@ -185,6 +185,7 @@ def _forget(seen: Survey, settings: Settings) -> None:
     files = seen.here.state
     for path in (files.cluster, files.settings):
         path.unlink(missing_ok=True)
+    shutil.rmtree(files.gcs, ignore_errors=True)  # stopped for good: nobody goes on from it
     if files.stopped.is_dir():
         for mark in files.stopped.iterdir():
             mark.unlink(missing_ok=True)

@@ -68,6 +68,16 @@ class StatePaths:
         return self.root / "journal.sqlite"
 
     @property
+    def gcs(self) -> Path:
+        """The GCS's store on disk, from which a head that died goes on, and for whom it was made."""
+        return self.root / "gcs"
+
+    @property
+    def gcs_store(self) -> Path:
+        """What Ray itself writes of it."""
+        return self.gcs / "store"
+
+    @property
     def logs(self) -> Path:
         """What the commands that start nodes and the application have said."""
         return self.root / "logs"

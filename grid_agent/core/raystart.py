@@ -210,6 +210,15 @@ def own_env(
     return node_env(settings, node, environ if is_local(settings, node) else {}, token)
 
 
+def head_env(settings: Settings, environ: Mapping[str, str], state: paths.StatePaths) -> dict[str, str]:
+    """The environment of the head: its GCS keeps what it knows on disk, so that it can go on after a death.
+
+    Only the head has these two: whoever inherits them elsewhere would take the GCS's store for its own.
+    """
+    env = own_env(settings, settings.head, environ, state)
+    return env | {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(state.gcs_store)}
+
+
 def _capacity(node: Node, *, labels: dict[str, str]) -> list[str]:
     """What the node offers, as flags. Nothing is said where the file says nothing: Ray then counts."""
     flags = []

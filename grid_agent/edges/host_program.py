@@ -921,6 +921,27 @@ def _end_cluster(request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+def end_head(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
+    """Ends the head of one cluster on this host: its raylet with all below it, dashboard, log monitor, GCS.
+
+    Other raylets here, and what runs below them, live on. Request: gcs_address; optional session_dir,
+    temp_dir (its note of the current cluster goes), node_id and raylet_pid of a head's raylet that is gone,
+    term_s and kill_s in seconds. Answer as for `end`.
+    """
+    with _locked(request, held, needed=False):
+        ending, table = _ending(request), _table()
+        heads = [proc for proc in _raylets(table, request) if "--head" in proc.argv]
+        others = _live(table) - {proc.pid for proc in heads}
+        _end_raylets(ending, request, heads)
+        table = _table()
+        kept = _descendants(table, others) | others | {os.getpid()}
+        left = [proc for proc in _members(table, request) if proc.pid not in kept and _alive(proc)]
+        for is_gcs in (False, True):
+            ending.hard(ending.soft([proc for proc in left if (proc.program == "gcs_server") is is_gcs]))
+        _forget_address(request.get("temp_dir"), request["gcs_address"])
+        return ending.answer()
+
+
 def _ip(text: str) -> str:
     """`0100007F` of /proc/net/tcp to `127.0.0.1`: words of four bytes in the host's byte order."""
     raw = bytes.fromhex(text)
@@ -990,7 +1011,7 @@ def handle(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
     `held` are the locks that `steps` has taken for it.
     """
     free = {operation.__name__: operation for operation in (look, put_secret, port_owner, logs)}
-    locking = {operation.__name__: operation for operation in (end, start, steps, end_cluster)}
+    locking = {operation.__name__: operation for operation in (end, end_head, start, steps, end_cluster)}
     try:
         if request["op"] in locking:
             return locking[request["op"]](request, held)

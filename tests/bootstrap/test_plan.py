@@ -67,6 +67,25 @@ def test_workers_of_a_lost_head_are_ended_and_started_again():
     ]
 
 
+def test_a_head_goes_on_from_its_store_and_live_workers_stay():
+    found = plan.Found(running=frozenset({"w1"}), store=True)
+    actions = plan.plan(settings(), found, HERE)
+    assert [(a.stage, a.kind, a.node) for a in actions] == [
+        (0, "end_head", "h"),
+        (1, "start", "h"),
+        (2, "start", "w2"),
+        (2, "deploy", "grid-agent"),
+    ]
+    assert plan.kept(found, actions) == {"w1"}
+
+
+def test_only_the_head_is_told_of_the_store():
+    head, *others = plan.plan(settings(), plan.Found(), HERE)
+    assert head.env["RAY_gcs_storage"] == "rocksdb"
+    assert head.env["RAY_gcs_storage_path"] == "/state/mine/gcs/store"
+    assert not [name for action in others for name in action.env if name.startswith("RAY_gcs_storage")]
+
+
 def test_a_worker_may_fail_alone():
     required = {a.node: a.required for a in plan.plan(settings(), plan.Found(), HERE)}
     assert required == {"h": True, "w1": False, "w2": False, "grid-agent": True}
