@@ -21,6 +21,7 @@ from config import loader, tuning
 from config.paths import StatePaths
 from config.settings import Settings
 from grid_agent.core import raystart
+from grid_agent.edges import file_limit
 
 EXIT_CODES = (
     "exit codes: 0 pass, 1 warn, 2 usage or configuration, 3 fail, 5 a start or stop is under way, "
@@ -110,6 +111,9 @@ def _problem(settings: Settings) -> str | None:
     wrong = machine.wrong_host(settings, "start.py")
     if wrong:
         return wrong
+    few_files = file_limit.too_low(len(settings.nodes))
+    if few_files:
+        return few_files
     command = raystart.ray_command(settings, settings.head)
     if not os.access(command, os.X_OK):
         return f"there is no {command}: run start.py with the Python that Ray is installed for"

@@ -158,6 +158,8 @@ class Agent(Frozen):
     """`heal` (default) repairs nodes; `observe` only says what it would do."""
     heartbeat_every_s: Annotated[float, _seconds(0.1, 60)] = 1.0
     """Seconds between two checks of a raylet. Default 1: a kill is noticed even sooner."""
+    heartbeat_cpu_percent: Annotated[float, Field(ge=0.1, le=100, allow_inf_nan=False)] = 3.0
+    """Percent of one core that these checks may use. Default 3: above about 100 nodes they take turns."""
     hang_s: Annotated[float, _seconds(1, 86_400)] = 90.0
     """Seconds a raylet may hang on a healthy host until it is ended. Default 90: its workers may be busy."""
     unreachable_s: Annotated[float, _seconds(1, 86_400)] = 120.0

@@ -11,7 +11,7 @@ import logging.handlers
 import os
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,6 +25,7 @@ from grid_agent.core import messages as m
 from grid_agent.core import report
 from grid_agent.core.model import Incident, NodeBelief, Policy, State
 from grid_agent.core.step import begin
+from grid_agent.edges import file_limit
 from grid_agent.edges.gcs import Gcs
 from grid_agent.edges.heartbeat import Heartbeats
 from grid_agent.edges.looks import Looks
@@ -39,6 +40,7 @@ from grid_agent.ports import Notifier
 LATE_INTERVALS = 3
 MIN_LATE_S = 3.0
 LOCK_POLL_S = 0.2
+PHASE_S = 0.12
 DRAIN_S = 2.0
 log = logging.getLogger("grid_agent")
 
@@ -74,6 +76,7 @@ class Agent:
         self.settings = settings
         self.paths = StatePaths.of(settings.cluster, environ)
         self._log_to_file()
+        self._raise_file_limit()
         clock = steady_clock()
         policy = policy_of(settings)
         nodes = (
@@ -97,8 +100,10 @@ class Agent:
             gcs_address,
         )
         plan = repair_plan.RepairPlan(settings, self.paths, gcs_address, environ, looks.seen)
+        every_s = settings.agent.heartbeat_every_s
+        share = settings.agent.heartbeat_cpu_percent / 100
         # A little less than the interval: a raylet that hangs must not cost the others every second check.
-        self._heartbeats = Heartbeats(self._feed, 0.8 * settings.agent.heartbeat_every_s)
+        self._heartbeats = Heartbeats(self._feed, 0.8 * every_s, every_s, share)
         self._gcs = Gcs(gcs_address)
         edges = Edges(
             gcs=self._gcs,
@@ -140,19 +145,20 @@ class Agent:
                 self._scheduler.shutdown(wait=False)
 
     def _schedule(self) -> None:
-        every = self.settings.agent
+        every, now = self.settings.agent, datetime.now(UTC)
         jobs = (
             (self.loop.tick, TICK_S),
             (self.loop.list_nodes, LIST_UNSETTLED_S),
             (self.loop.beat, every.heartbeat_every_s),
             (self.loop.probe, every.probe_every_s),
         )
-        for job, seconds in jobs:
+        # Each at a moment of its own: work that comes all at once would be read as slow heartbeats.
+        for number, (job, seconds) in enumerate(jobs):
             self._scheduler.add_job(
                 job,
                 "interval",
                 seconds=seconds,
-                next_run_time=datetime.now(UTC),
+                next_run_time=now + timedelta(seconds=number * PHASE_S),
                 misfire_grace_time=None,  # the default skips a job that is a second late, in silence
                 coalesce=True,
                 max_instances=1,
@@ -227,6 +233,12 @@ class Agent:
             now=clock,
             stuck=lambda why: self._feed(m.SlackChanged(why)),
         )
+
+    def _raise_file_limit(self) -> None:
+        file_limit.raise_soft()
+        too_low = file_limit.too_low(len(self.settings.nodes))
+        if too_low is not None:
+            log.warning("%s", too_low)
 
     def _log_to_file(self) -> None:
         path = self.paths.logs / "agent.log"

@@ -14,7 +14,8 @@ from typing import Any
 from grid_agent import ports
 from grid_agent.core import messages as m
 from grid_agent.core import report
-from grid_agent.core.model import Belief, Policy, State
+from grid_agent.core.model import Belief, Cause, Policy, State
+from grid_agent.core.rest import at_rest
 from grid_agent.core.step import step
 
 TICK_S = 0.5
@@ -50,14 +51,24 @@ class Loop:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticked_at: float | None = None
         self._listed_at = 0.0
-        self._said = ""
+        self._said: list[tuple[State, Cause | None]] = []
 
     # --- events ---
 
     def feed(self, *events: m.Event) -> None:
-        """Queue events; `step` runs as soon as the event loop is free."""
+        """Queue events. News is stepped on as soon as the event loop is free, routine with the next tick."""
         self._events += events
-        self._arrived.set()
+        if any(map(self._is_news, events)):
+            self._arrived.set()
+
+    def _is_news(self, event: m.Event) -> bool:
+        """Only that a healthy node is still healthy can wait: it is most of what is ever said."""
+        if isinstance(event, m.HeartbeatsSwept):
+            return False
+        if not isinstance(event, m.HeartbeatAnswered | m.NodeProbed):
+            return True
+        node = self.belief.nodes.get(event.node)
+        return node is not None and not at_rest(node)
 
     async def run(self) -> None:
         """Step for ever. A bug in the core must be seen, not survived in silence: it ends the loop."""
@@ -74,10 +85,14 @@ class Loop:
         self._edges.heartbeats.follow(self.belief.nodes.values())
         for order in orders:
             self._start(order)
-        said = report.sentence(self.belief)
-        if said != self._said:
-            log.info("%s", said)
-            self._said = said
+        self._say()
+
+    def _say(self) -> None:
+        """One sentence in the log whenever a node's state or cause has changed."""
+        shape = [(n.state, n.cause) for n in self.belief.nodes.values()]
+        if shape != self._said:
+            log.info("%s", report.sentence(self.belief))
+            self._said = shape
 
     # --- orders ---
 
@@ -129,7 +144,8 @@ class Loop:
 
     async def beat(self) -> None:
         """One heartbeat sweep."""
-        self.feed(*await self._edges.heartbeats.sweep())
+        heartbeats = self._edges.heartbeats
+        self.feed(*await heartbeats.sweep(), m.HeartbeatsSwept(heartbeats.rotation_s))
 
     async def probe(self) -> None:
         """One sweep of the probe actors on the nodes that are ALIVE."""

@@ -37,6 +37,12 @@ class _Snapshot:
         yield _gauge("grid_agent_incidents_open", "Incidents not resolved.", incidents.opened(belief))
         lag_s = belief.observer.loop_lag_ms / 1000.0
         yield _gauge("grid_agent_loop_lag_seconds", "How late the agent's loop last ran.", lag_s)
+        if belief.observer.rotation_s is not None:
+            yield _gauge(
+                "grid_agent_heartbeat_rotation_seconds",
+                "Until each raylet has been checked once; crashes are news at once.",
+                belief.observer.rotation_s,
+            )
         age_s = max(0.0, self._now - belief.stepped_at)
         yield _gauge("grid_agent_belief_age_seconds", "Age of what is shown here.", age_s)
 

@@ -25,7 +25,10 @@ class Gcs(Protocol):
 
 
 class Heartbeats(Protocol):
-    """Direct checks of every raylet; `follow` says whom, `sweep` asks all under one deadline."""
+    """Direct checks of every raylet: `follow` says whom, `sweep` asks those whose turn it is."""
+
+    @property
+    def rotation_s(self) -> float: ...
 
     def follow(self, nodes: Iterable[NodeBelief]) -> None: ...
 

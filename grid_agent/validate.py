@@ -135,6 +135,9 @@ async def _health(
         return Check("agent", "fail", text, unreachable=True), None
     doubts = body["observer"].get("detail", "")
     text = f"{agent} says {status}, {age_s:.1f} s old, {body['incidents']['open']} open incidents"
+    within_s = body["observer"].get("silence_suspected_within_s")
+    if within_s is not None:
+        text += f"; crashes are news at once, silence is suspected within {within_s:g} s"
     return Check("agent", status, f"{text}{'; ' + doubts if doubts else ''}"), body
 
 

@@ -43,6 +43,8 @@ class World:
         self.told.append(order.node_id)
         return m.RayTold(order.node, order.node_id, accepted=True)
 
+    rotation_s = 1.0
+
     def follow(self, nodes: Iterable[NodeBelief]) -> None:
         pass
 
@@ -150,3 +152,18 @@ async def test_a_late_tick_is_measured() -> None:
         world.now += 3.5
         await loop.tick()
         await until_true(lambda: loop.belief.observer.loop_lag_ms == pytest.approx(3000.0))
+
+
+async def test_that_the_healthy_are_healthy_waits_for_the_tick_and_news_does_not() -> None:
+    world = World()
+    async with watched(world) as loop:
+        stepped_at = loop.belief.stepped_at
+        world.now += 1.0
+        loop.feed(m.HeartbeatAnswered("w1", "w1-1", 0.4), m.HeartbeatsSwept(1.0))
+        await asyncio.sleep(0.05)
+        assert loop.belief.stepped_at == stepped_at
+        await loop.tick()
+        await until_true(lambda: loop.belief.nodes["w1"].heartbeat.answered_at == world.now)
+        world.now += 1.0
+        loop.feed(m.HeartbeatMissed("w1", "w1-1", Miss.REFUSED))
+        await until_true(lambda: loop.belief.nodes["w1"].state is not State.ALIVE)

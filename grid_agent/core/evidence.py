@@ -28,11 +28,11 @@ def fold(belief: Belief, event: m.Event, now: float) -> Belief:
     match event:
         case m.NodesListed(rows):
             return _listed(belief, rows, now)
-        case m.GcsWentSilent() | m.LoopLagged() | m.SlackChanged():
+        case m.GcsWentSilent() | m.LoopLagged() | m.HeartbeatsSwept() | m.SlackChanged():
             return replace(belief, observer=_observer(belief.observer, event, now))
         case m.PeopleStopped(names):
-            nodes = {k: replace(n, stopped=k in names) for k, n in belief.nodes.items()}
-            return replace(belief, nodes=nodes)
+            heard = (n for n in belief.nodes.values() if n.stopped != (n.name in names))
+            return put_all(belief, [replace(n, stopped=not n.stopped) for n in heard])
         case m.Ticked():
             return belief
         case _:
@@ -40,11 +40,36 @@ def fold(belief: Belief, event: m.Event, now: float) -> Belief:
             return belief if node is None else put(belief, _node(node, event, now))
 
 
+class _OwnTable(dict[str, NodeBelief]):
+    """The table of nodes while one step works on it: nobody else sees it, so `put` need not copy it."""
+
+
+def own_table(belief: Belief) -> Belief:
+    """Return the belief with a table of its own, for `put` to change in place until `shared_table`."""
+    return replace(belief, nodes=_OwnTable(belief.nodes))
+
+
+def shared_table(belief: Belief) -> Belief:
+    """Return the belief for others to keep: whatever is put into it from now on makes a new one."""
+    return replace(belief, nodes=dict(belief.nodes))
+
+
 def put(belief: Belief, node: NodeBelief) -> Belief:
     """Return the belief with this node in place of its former self."""
-    if belief.nodes.get(node.name) is node:
+    nodes = belief.nodes
+    if nodes.get(node.name) is node:
         return belief
-    return replace(belief, nodes={**belief.nodes, node.name: node})
+    if isinstance(nodes, _OwnTable):
+        nodes[node.name] = node
+        return belief
+    return replace(belief, nodes={**nodes, node.name: node})
+
+
+def put_all(belief: Belief, nodes: Iterable[NodeBelief]) -> Belief:
+    """Return the belief with each of these nodes in place of its former self."""
+    for node in nodes:
+        belief = put(belief, node)
+    return belief
 
 
 def _node(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
@@ -127,9 +152,9 @@ def _listed(belief: Belief, rows: Iterable[m.NodeRow], now: float) -> Belief:
         best = newest.get(row.name)
         if best is None or (row.started_at_ms, row.alive) > (best.started_at_ms, best.alive):
             newest[row.name] = row
-    nodes = {name: _row(node, newest.get(name), now) for name, node in belief.nodes.items()}
+    belief = put_all(belief, [_row(node, newest.get(name), now) for name, node in belief.nodes.items()])
     observer = replace(belief.observer, gcs_answered_at=now, gcs_silent_since=None)
-    return replace(belief, nodes=nodes, observer=observer)
+    return replace(belief, observer=observer)
 
 
 def _row(node: NodeBelief, row: m.NodeRow | None, now: float) -> NodeBelief:
@@ -170,6 +195,8 @@ def _observer(observer: Observer, event: m.Event, now: float) -> Observer:
             return replace(observer, gcs_silent_since=since)
         case m.LoopLagged(lag_ms):
             return replace(observer, loop_lag_ms=lag_ms)
+        case m.HeartbeatsSwept(rotation_s):
+            return replace(observer, rotation_s=rotation_s)
         case m.SlackChanged(stuck):
             return replace(observer, slack_stuck=stuck)
     return observer

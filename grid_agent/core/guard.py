@@ -63,15 +63,16 @@ def failing(belief: Belief, now: float, policy: Policy) -> tuple[str, ...]:
     return tuple(
         n.name
         for n in belief.nodes.values()
-        if n.role == "worker"
+        if n.failed_at is not None  # first: it is None for nearly every node
+        and n.role == "worker"
         and n.state in (State.SUSPECT, State.DEAD, State.REPAIRING, State.GAVE_UP)
-        and n.failed_at is not None
         and (now - n.failed_at < policy.mass_window_s or n.cause is Cause.HOST_DOWN)
     )
 
 
 def mass_failure(belief: Belief, now: float, policy: Policy) -> bool:
     """Half or more of the workers, and at least `mass_minimum`, are failing."""
-    workers = sum(n.role == "worker" for n in belief.nodes.values())
     lost = len(failing(belief, now, policy))
-    return lost >= policy.mass_minimum and 2 * lost >= workers
+    if lost < policy.mass_minimum:
+        return False
+    return 2 * lost >= sum(n.role == "worker" for n in belief.nodes.values())

@@ -5,6 +5,7 @@ One incident per node at a time; a mass failure makes one for all its nodes. Pur
 
 from dataclasses import replace
 
+from grid_agent.core import evidence
 from grid_agent.core.model import Belief, Cause, Incident, NodeBelief, Phase, State, Step
 
 
@@ -43,12 +44,11 @@ def add(belief: Belief, node: NodeBelief, text: str, now: float, phase: Phase | 
 def resolve(belief: Belief, node: NodeBelief, text: str, now: float) -> Belief:
     """The node is back: detach it, and resolve its incident when it was the last one."""
     incident = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
-    nodes = {**belief.nodes, node.name: replace(node, incident_id=None)}
-    belief = replace(belief, nodes=nodes)
+    belief = evidence.put(belief, replace(node, incident_id=None))
     if incident is None or not incident.open:
         return belief
     told = replace(incident, steps=_with(incident, now, text))
-    others = [n for n in nodes.values() if n.incident_id == incident.id]
+    others = [n for n in belief.nodes.values() if n.incident_id == incident.id]
     if not others:
         told = replace(told, phase=Phase.RESOLVED, resolved_at=now)
     elif all(n.state is not State.GAVE_UP for n in others) and told.phase is Phase.NEEDS_PERSON:
@@ -63,18 +63,16 @@ def merge(belief: Belief, names: tuple[str, ...], now: float) -> Belief:
         return belief
     held = [n for n in belief.nodes.values() if n.incident_id in ids]
     first = belief.incidents[ids[0]]
-    nodes = dict(belief.nodes)
     incidents = dict(belief.incidents)
     for old in ids[1:]:
         gone = incidents[old]
         text = f"rolled up into incident {first.id}: many nodes at once"
         incidents[old] = replace(gone, phase=Phase.RESOLVED, resolved_at=now, steps=_with(gone, now, text))
-    for node in held:
-        nodes[node.name] = replace(node, incident_id=first.id)
+    belief = evidence.put_all(belief, [replace(node, incident_id=first.id) for node in held])
     everyone = tuple(dict.fromkeys((*first.nodes, *(n.name for n in held))))
     incidents[first.id] = replace(first, nodes=everyone)
-    merged = replace(belief, nodes=nodes, incidents=incidents)
-    return add(merged, nodes[held[0].name], "holding: many nodes at once", now)
+    merged = replace(belief, incidents=incidents)
+    return add(merged, merged.nodes[held[0].name], "holding: many nodes at once", now)
 
 
 def trim(belief: Belief, keep: int) -> Belief:
@@ -105,8 +103,8 @@ def _mass_incident(belief: Belief, window_s: float) -> Incident | None:
 
 
 def _attach(belief: Belief, incident: Incident, node: NodeBelief) -> Belief:
-    nodes = {**belief.nodes, node.name: replace(node, incident_id=incident.id)}
-    return replace(belief, nodes=nodes, incidents={**belief.incidents, incident.id: incident})
+    belief = evidence.put(belief, replace(node, incident_id=incident.id))
+    return replace(belief, incidents={**belief.incidents, incident.id: incident})
 
 
 def _with(incident: Incident, now: float, text: str) -> tuple[Step, ...]:

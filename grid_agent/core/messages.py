@@ -153,6 +153,13 @@ class LoopLagged:
 
 
 @dataclass(frozen=True, slots=True)
+class HeartbeatsSwept:
+    """A round of checks is over; `rotation_s` until each raylet has had its turn, as things are now."""
+
+    rotation_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class PeopleStopped:
     """The complete set of nodes that people have stopped and not started again."""
 
@@ -181,6 +188,7 @@ Event = (
     | RayTold
     | RepairEnded
     | LoopLagged
+    | HeartbeatsSwept
     | PeopleStopped
     | SlackChanged
 )

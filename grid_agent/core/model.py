@@ -232,6 +232,7 @@ class Observer:
     gcs_answered_at: float | None = None
     gcs_silent_since: float | None = None
     slack_stuck: str | None = None
+    rotation_s: float | None = None  # until each raylet has been checked once; None: not known yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +255,7 @@ class Belief:
     observer: Observer = Observer()
     holding_since: float | None = None  # mass-failure hold
     repairs: Repairs = Repairs()
+    everyone_at: float | None = None  # when every node was last judged, those at rest too
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,17 @@ def observer(belief: Belief, now: float, policy: Policy) -> dict[str, Any]:
     if seen.slack_stuck is not None:
         doubts.append(f"Slack: {seen.slack_stuck}")
     body: dict[str, Any] = {"status": "warn" if doubts else "pass", "loop_lag_ms": round(seen.loop_lag_ms, 1)}
+    if seen.rotation_s is not None:
+        body["silence_suspected_within_s"] = silence_suspected_within_s(seen.rotation_s, policy)
     return {**body, "detail": "; ".join(doubts)} if doubts else body
+
+
+def silence_suspected_within_s(rotation_s: float, policy: Policy) -> float:
+    """The longest that a raylet which falls silent can go unsuspected; a crash is news at once.
+
+    Its turn comes after `rotation_s`; from then on it is checked at every round until enough are missed.
+    """
+    return round(rotation_s + policy.suspect_misses * policy.heartbeat_every_s, 3)
 
 
 def gpus_differ(node: NodeBelief) -> bool:

@@ -9,7 +9,7 @@ Called by the loop only, with every event since the last call.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from grid_agent.core import evidence, guard, incidents, ladder, lifecycle, placement, verdict
+from grid_agent.core import evidence, guard, incidents, ladder, lifecycle, placement, rest, verdict
 from grid_agent.core import messages as m
 from grid_agent.core.model import Attempt, Belief, Cause, Heartbeat, NodeBelief, Phase, Policy, Refusal, State
 from grid_agent.core.verdict import Grade
@@ -30,22 +30,22 @@ def step(
 
     Returns the new belief and the orders, in the order in which they should be started.
     """
-    before = belief.incidents
+    before, belief = belief, evidence.own_table(belief)
     for event in events:
         belief = _tell_story(belief, event, now)
         belief = evidence.fold(belief, event, now)
-    belief = replace(belief, stepped_at=now)
-    for name in belief.nodes:
+    belief, awake = rest.awake(replace(belief, stepped_at=now), before, now)
+    for name in awake:
         belief = _settle_attempt(belief, belief.nodes[name], now, policy)
-    for name in belief.nodes:
+    for name in awake:
         belief = _judge(belief, belief.nodes[name], now, policy)
     belief = _hold(belief, now, policy)
     orders: list[m.Order] = []
-    for name in belief.nodes:
+    for name in awake:
         belief, more = _act(belief, belief.nodes[name], now, policy)
         orders += more
-    changed = [i for k, i in belief.incidents.items() if before.get(k) is not i]
-    belief = incidents.trim(belief, policy.max_incidents)
+    changed = [i for k, i in belief.incidents.items() if before.incidents.get(k) is not i]
+    belief = evidence.shared_table(incidents.trim(belief, policy.max_incidents))
     return belief, (*orders, *(m.Notify(i) for i in changed))
 
 

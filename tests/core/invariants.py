@@ -60,6 +60,8 @@ class Witnesses:
                 self.looked_at[name] = now
             case m.RepairEnded(name, attempt, ok):
                 self._ended(name, attempt, ok=ok)
+            case m.RayTold(name, node_id, False):
+                self.told.discard((name, node_id))  # it was not taken: it may be said again
             case _:
                 self._complained(now, event)
 

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grid_agent.core import messages as m
+from grid_agent.core import rest
 from grid_agent.core.model import Belief, Miss, Policy, ProbeReport, Raylet, State
 from grid_agent.core.step import begin, step
 from tests.core.invariants import Witnesses, believed
@@ -117,6 +118,18 @@ def test_the_given_belief_is_never_changed(history: list[Batch]) -> None:
         copy = replace(before, nodes=dict(before.nodes), incidents=dict(before.incidents))
         story.see(*events, after=after)
         assert before == copy
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(history=batches, policy=policies)
+def test_nodes_at_rest_need_no_judging(history: list[Batch], policy: Policy) -> None:
+    """Large clusters judge only who is not at rest: that must make no difference."""
+    whole, orders = play(history, policy, joined=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rest, "SMALL", 0)
+        some, same_orders = play(history, policy, joined=True)
+    assert same_orders == orders
+    assert replace(some, everyone_at=whole.everyone_at) == whole
 
 
 # --- the bookkeeper itself is awake --------------------------------------------------------------

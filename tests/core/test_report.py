@@ -230,3 +230,10 @@ def test_an_incident_tells_its_whole_story() -> None:
     assert told["resolved_at"].endswith("Z")
     assert all(set(s) == {"at", "text"} for s in told["steps"])
     assert story.see(repaired("gpu1")) is not None
+
+
+def test_the_longest_unsuspected_silence_is_shown_once_it_is_known() -> None:
+    story = Story(1)
+    story.see(m.HeartbeatsSwept(9.0))
+    body = report.health(story.belief, story.now, story.policy)
+    assert body["observer"]["silence_suspected_within_s"] == 11.0

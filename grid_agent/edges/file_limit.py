@@ -1,0 +1,33 @@
+"""How many files a process may have open (RLIMIT_NOFILE), beside what an agent of so many nodes needs.
+
+Called before a cluster is started, and by the agent, which uses what the system allows it.
+"""
+
+import resource
+
+PER_NODE = 3  # its held channel, a connect beside it, and an SSH session or a task's pipe
+OWN = 512  # Ray's worker, the HTTP server, logs
+
+
+def needed(nodes: int) -> int:
+    """About how many files the agent of so many nodes has open on a bad day."""
+    return OWN + PER_NODE * nodes
+
+
+def too_low(nodes: int) -> str | None:
+    """Why this process may not open enough files, and what to do; None when it may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= needed(nodes):
+        return None
+    return (
+        f"a process may open {hard} files here, and the agent of {nodes} nodes needs about {needed(nodes)}: "
+        "raise the hard limit (nofile in /etc/security/limits.conf, LimitNOFILE= in a systemd unit), "
+        "then log in again"
+    )
+
+
+def raise_soft() -> None:
+    """Take what the system allows: the soft limit is often 1024 where the hard one is high."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
