@@ -17,6 +17,7 @@ from bootstrap.survey import Survey, survey, token
 from bootstrap.wait import Result, settle
 from config import loader, paths, tuning
 from config.settings import Settings
+from grid_agent.edges import gcs_process
 
 INTERRUPTED_S = 60.0
 
@@ -277,7 +278,8 @@ def _finish(start: Start, result: Result, progress: Progress) -> int:
     if settings.head.name in result.failed:
         _show_failures(output, result.failed)
         return 3
-    good = summary.show_tuning(output, settings, summary.gcs_config(settings.ray.port))
+    gcs = gcs_process.find(settings.ray.port)
+    good = summary.show_tuning(output, settings, gcs.config if gcs else None)
     summary.show_nodes(output, summary.node_lines(settings, result.body, _notes(start, result)))
     raylets = start.seen.reach.raylets()
     pids = {name: raylet.pid for name, raylet in raylets.items()}

@@ -3,8 +3,6 @@
 Reads the running head's own command line, because only that proves what Ray was given.
 """
 
-import base64
-import json
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +16,6 @@ from config import tuning
 from config.paths import StatePaths
 from config.settings import Settings
 
-CONFIG_LIST = "--config_list="
-
 
 @dataclass(frozen=True, slots=True)
 class NodeLine:
@@ -31,42 +27,6 @@ class NodeLine:
     state: str
     gpus: str
     note: str
-
-
-def config_list(cmdline: bytes) -> dict[str, Any] | None:
-    """What a GCS was given as its settings.
-
-    Args:
-        cmdline: The content of `/proc/<pid>/cmdline`.
-
-    Returns:
-        Names and values, None when the command line does not hold them.
-    """
-    for part in cmdline.decode(errors="replace").split("\0"):
-        if part.startswith(CONFIG_LIST):
-            try:
-                found = json.loads(base64.b64decode(part.removeprefix(CONFIG_LIST)))
-            except ValueError:
-                return None
-            return found if isinstance(found, dict) else None
-    return None
-
-
-def gcs_config(port: int, proc: Path = Path("/proc")) -> dict[str, Any] | None:
-    """What the GCS on this machine that serves `port` was given; None when there is none."""
-    for folder in proc.iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            cmdline = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue  # it has ended meanwhile, or is somebody else's
-        parts = cmdline.split(b"\0")
-        if Path(parts[0].decode(errors="replace")).name == "gcs_server" and (
-            f"--gcs_server_port={port}".encode() in parts
-        ):
-            return config_list(cmdline)
-    return None
 
 
 def show_tuning(output: Output, settings: Settings, in_force: Mapping[str, Any] | None) -> bool:

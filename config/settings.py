@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from config import checks, consistency
+from config import checks, consistency, presets
 
 Host = Annotated[str, AfterValidator(checks.host)]
 Path = Annotated[str, AfterValidator(checks.path)]
@@ -118,6 +118,9 @@ class Ssh(Frozen):
 class RayConfig(Frozen):
     """Ray's timeouts under familiar names, and where Ray listens. `tuning` says what Ray makes of them."""
 
+    preset: presets.Preset | None = None
+    """A set of the timeouts below, of which those in the file win: `tolerant` for networks that stall,
+    `balanced` as in Ray, `fast-lan` for hosts on one switch. Default null: the defaults below."""
     heartbeat_timeout_ms: Milliseconds = 30_000
     """With the periods below: how long a silent node is forgiven, in milliseconds a period. Default 30000."""
     num_heartbeat_timeout_periods: Annotated[int, Field(ge=1, le=100_000)] = 5
@@ -141,6 +144,11 @@ class RayConfig(Frozen):
     temp_dir: TempDir | None = None
     """Folder for Ray's sessions on every node. Default null: /tmp/ray, Ray's own; without `ssh`
     /tmp/ray-<cluster>-<uid>, so that this cluster and another Ray of the machine do not meet."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        return presets.complete(given) if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _bounded(self) -> "RayConfig":

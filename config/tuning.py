@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from config.ray_names import DEAD, FLOATS, INTEGERS
+from config.ray_settings import POSITIVE
 from config.settings import RayConfig
 
 # As Ray's own number parser reads them: leading blanks and a sign are fine, anything after the digits is not.
@@ -24,6 +25,14 @@ class Window:
 
     earliest_s: float
     latest_s: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a period, a timeout and a threshold come to: until Ray notices a killed and a silent raylet."""
+
+    killed: Window
+    silent: Window
 
 
 @dataclass(frozen=True)
@@ -75,25 +84,42 @@ def threshold(ray: RayConfig) -> int:
     return -(-(wanted + period) // (timeout + period))
 
 
-def killed_window(ray: RayConfig) -> Window:
-    """Until Ray notices a killed raylet: (N-1)*P to N*P, as each check is refused at once.
+FORMULA = "killed: (N-1)*P to N*P; silent: N*T + (N-1)*P to N*T + N*P"
+FORMULA_SOURCE = "Ray's gcs_health_check_manager.cc; P = period, T = timeout, N = failure threshold"
+
+
+def detection(period_ms: int, timeout_ms: int, failures: int) -> Detection | None:
+    """Until Ray notices a raylet that was killed (each check is refused at once) or is silent (each lasts T).
 
     Ray's GCS (gcs_health_check_manager.cc) checks every node by itself: after an initial delay, then one
     period after the end of each check, so checks of one node never overlap. A check fails when it is refused
     or at its deadline; N failures in a row are a death. A fault falls anywhere into the wait before the first
     check that fails.
+
+    Returns:
+        The windows of `FORMULA`; None where the threshold is not positive: Ray then never calls a node dead.
     """
-    failures, period = threshold(ray), ray.health_check_period_ms
-    return Window((failures - 1) * period / 1000, failures * period / 1000)
+    if failures < 1:
+        return None
+    killed = Window((failures - 1) * period_ms / 1000, failures * period_ms / 1000)
+    waits_s = failures * timeout_ms / 1000
+    return Detection(killed, Window(waits_s + killed.earliest_s, waits_s + killed.latest_s))
+
+
+def _detection(ray: RayConfig) -> Detection:
+    found = detection(ray.health_check_period_ms, ray.health_check_timeout_ms, threshold(ray))
+    assert found is not None  # the threshold of a valid file is at least 1
+    return found
+
+
+def killed_window(ray: RayConfig) -> Window:
+    """Until Ray notices a killed raylet, under these settings."""
+    return _detection(ray).killed
 
 
 def silent_window(ray: RayConfig) -> Window:
-    """Until Ray notices a silent node: N*T + (N-1)*P to N*T + N*P, as each check lasts until its deadline.
-
-    The algorithm is that of `killed_window`.
-    """
-    killed, waits = killed_window(ray), threshold(ray) * ray.health_check_timeout_ms / 1000
-    return Window(waits + killed.earliest_s, waits + killed.latest_s)
+    """Until Ray notices a silent node, under these settings."""
+    return _detection(ray).silent
 
 
 def plan(ray: RayConfig) -> Tuning:
@@ -113,7 +139,7 @@ def plan(ray: RayConfig) -> Tuning:
     effects = _effects(ray, failures, silent, reconnect_s)
     rows = tuple(
         Row(asked, getattr(ray, asked), reads, system_config[reads], effect)
-        for (asked, reads), effect in zip(_READS.items(), effects, strict=True)
+        for (asked, reads), effect in zip(READS.items(), effects, strict=True)
     )
     return Tuning(system_config, rows, killed_window(ray), silent)
 
@@ -136,11 +162,15 @@ def malformed(environ: Mapping[str, str]) -> list[str]:
         "and crashes on anything else; correct or unset it"
         for name, value in sorted(environ.items())
         if (rule := _rule(name)) and not rule.fullmatch(value)
+    ] + [
+        f"{name} is {value[:40]!a}, but must be at least 1: on less Ray's GCS stops, or notices no death"
+        for name, value in sorted(environ.items())
+        if name.removeprefix("RAY_") in POSITIVE and _INTEGER.fullmatch(value) and int(value) < 1
     ]
 
 
 # The file's key -> the setting of Ray 2.60 that carries it.
-_READS = {
+READS = {
     "heartbeat_timeout_ms": "health_check_failure_threshold",
     "num_heartbeat_timeout_periods": "health_check_failure_threshold",
     "health_check_initial_delay_ms": "health_check_initial_delay_ms",
@@ -152,7 +182,7 @@ _READS = {
 
 
 def _effects(ray: RayConfig, failures: int, silent: Window, reconnect_s: int) -> tuple[str, ...]:
-    """What each key of `_READS` does, in words."""
+    """What each key of `READS` does, in words."""
     forgiven = _number(silent.earliest_s)
     request_s = _ceil_seconds(ray.gcs_server_request_timeout_seconds_ms)
     tolerance = f"{failures} failed checks in a row are a death: a node may be silent for {forgiven} s"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from config import loader
 from grid_agent.core import report
 from grid_agent.core.model import (
     Attempt,
@@ -186,3 +187,45 @@ def test_why_tells_one_nodes_story() -> None:
         unknown = run("why", "w9", "--url", url)
         assert unknown.returncode == 2
         assert "w1" in unknown.stderr
+
+
+def test_env_knows_what_only_start_was_told(tmp_path: Path) -> None:
+    state = tmp_path / "grid-agent" / "local"
+    state.mkdir(parents=True)
+    running = loader.load(
+        loader.default_file(), {"GRID_AGENT__RAY__PORT": "7001", "GRID_AGENT__HTTP__PORT": "8001"}
+    )
+    (state / "settings.json").write_text(loader.dump(running))
+    values = exports(run("env", XDG_STATE_HOME=str(tmp_path)).stdout)
+    assert values["RAY_ADDRESS"] == "127.0.0.1:7001"
+    assert values["GRID_AGENT_URL"] == "http://127.0.0.1:8001"
+    (state / "settings.json").write_text("{")
+    assert exports(run("env", XDG_STATE_HOME=str(tmp_path)).stdout)["RAY_ADDRESS"] == "127.0.0.1:6379"
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (("validate", "--address", "nonsense"), "write it like"),
+        (("validate", "--address", "h:99999"), "write it like"),
+        (("validate", "--address", "127.0.0.1:6379", "-c", "x"), "goes without -c"),
+        (("validate", "-c", "/nowhere.yaml"), "no such file"),
+    ],
+)
+def test_validate_with_wrong_arguments_is_2(argv: tuple[str, ...], word: str) -> None:
+    said = run(*argv)
+    assert said.returncode == 2
+    assert word in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_a_gcs_that_is_not_there_is_4() -> None:
+    said = run("validate", "--address", f"127.0.0.1:{free_port()}", "-o", "json", RAY_timeout_ms="1")
+    assert said.returncode == 4, said.stderr
+    found = json.loads(said.stdout)
+    assert found["exit_code"] == 4
+    assert next(c for c in found["checks"] if c["name"] == "RAY_timeout_ms")["status"] == "warn"
+
+
+def test_the_schema_is_printed() -> None:
+    assert json.loads(run("validate", "--schema").stdout)["title"] == "Document"

@@ -1,11 +1,12 @@
 """The GCS: its node table, and telling it that a node is dead. The one file that knows Ray's private parts.
 
-It speaks two RPCs of Ray's NodeInfoGcsService (GetAllNodeInfo, UnregisterNode) over one asyncio channel,
+It speaks three RPCs of the GCS (GetAllNodeInfo, UnregisterNode, GetInternalConfig) over one asyncio channel,
 with Ray's own generated stubs, proved on the Ray minor version below. On another version the table comes
 from the public `ray.nodes()`, and Ray is not told: its own health check then finds the death later.
 """
 
 import asyncio
+import json
 import logging
 from typing import Any, Protocol
 
@@ -47,6 +48,15 @@ class Gcs:
             return m.RayTold(order.node, order.node_id, accepted=False, detail=_one_line(error))
         return m.RayTold(order.node, order.node_id, accepted=True)
 
+    async def system_config(self) -> dict[str, Any] | None:
+        """What the head was given by `--system-config`; None when that cannot be read."""
+        try:
+            found = await asyncio.wait_for(self._open().config(self._timeout_s), self._timeout_s + 1.0)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the answer is unknown
+            log.debug("the GCS did not tell its settings: %s", _one_line(error))
+            return None
+        return found
+
     async def close(self) -> None:
         """Close the channel."""
         if self._api is not None:
@@ -65,6 +75,8 @@ class _Api(Protocol):
     async def rows(self, timeout_s: float) -> list[m.NodeRow]: ...
 
     async def unregister(self, node_id: str, text: str, timeout_s: float) -> None: ...
+
+    async def config(self, timeout_s: float) -> dict[str, Any]: ...
 
     async def close(self) -> None: ...
 
@@ -85,6 +97,7 @@ class _Private:
         self._pb = gcs_service_pb2
         self._channel = init_grpc_channel(address, options, asynchronous=True)
         self._stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(self._channel)
+        self._kv = gcs_service_pb2_grpc.InternalKVGcsServiceStub(self._channel)
 
     async def rows(self, timeout_s: float) -> list[m.NodeRow]:
         reply = await self._stub.GetAllNodeInfo(self._pb.GetAllNodeInfoRequest(), timeout=timeout_s)
@@ -97,6 +110,11 @@ class _Private:
         request.node_death_info.reason_message = text
         reply = await self._stub.UnregisterNode(request, timeout=timeout_s)
         _check(reply.status)
+
+    async def config(self, timeout_s: float) -> dict[str, Any]:
+        reply = await self._kv.GetInternalConfig(self._pb.GetInternalConfigRequest(), timeout=timeout_s)
+        _check(reply.status)
+        return dict(json.loads(reply.config or "{}"))
 
     async def close(self) -> None:
         await self._channel.close()
@@ -124,6 +142,10 @@ class _Public:
 
     async def unregister(self, node_id: str, text: str, timeout_s: float) -> None:
         message = f"Ray {ray.__version__} was not proved with UnregisterNode; its own check will find it"
+        raise NotImplementedError(message)
+
+    async def config(self, timeout_s: float) -> dict[str, Any]:
+        message = f"Ray {ray.__version__} was not proved with GetInternalConfig"
         raise NotImplementedError(message)
 
     async def close(self) -> None:

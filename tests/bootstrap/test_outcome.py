@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from bootstrap import health, state, summary, turns
+from bootstrap import health, state, turns
+from grid_agent.edges import gcs_process
 
 
 def body(status="pass", paused=None, incidents=0, observer="pass", **states):
@@ -55,15 +56,17 @@ def test_what_a_gcs_was_given_is_read_from_its_command_line(tmp_path):
     words = ["/x/gcs_server", "--gcs_server_port=6379", f"--config_list={coded}"]
     (process / "cmdline").write_bytes("\0".join(words).encode() + b"\0")
     (tmp_path / "43").mkdir()  # ends while we look
-    assert summary.gcs_config(6379, tmp_path) == given
-    assert summary.gcs_config(6380, tmp_path) is None
+    (tmp_path / "42" / "environ").write_bytes(b"RAY_AUTH_MODE=token\0HOME=/root\0")
+    found = gcs_process.find(6379, tmp_path)
+    assert (found.pid, found.config, found.environ) == (42, given, {"RAY_AUTH_MODE": "token"})
+    assert gcs_process.find(6380, tmp_path) is None
 
 
 @pytest.mark.parametrize(
     "line", [b"gcs_server\0", b"gcs_server\0--config_list=%%%\0", b"g\0--config_list=W10=\0"]
 )
 def test_a_command_line_without_settings(line):
-    assert summary.config_list(line) is None
+    assert gcs_process.config_list(line) is None
 
 
 def test_a_raylet_listens_when_both_of_its_sockets_are_there(tmp_path):

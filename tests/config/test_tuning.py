@@ -121,7 +121,14 @@ def test_a_tuning_is_a_value():
 
 @pytest.mark.parametrize("value", ["5", "-5", "+5", " 5", "005", "99999999999999999999"])
 def test_numbers_ray_can_read(value):
-    assert tuning.malformed({"RAY_health_check_period_ms": value}) == []
+    assert tuning.malformed({"RAY_max_io_workers": value}) == []
+
+
+@pytest.mark.parametrize("value", ["0", "-5"])
+def test_numbers_that_blind_the_gcs(value):
+    [text] = tuning.malformed({"RAY_health_check_failure_threshold": value, "RAY_max_io_workers": value})
+    assert "RAY_health_check_failure_threshold" in text
+    assert "at least 1" in text
 
 
 @pytest.mark.parametrize(

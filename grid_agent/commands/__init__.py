@@ -1,0 +1,1 @@
+"""The commands of `grid-agent`, one file per topic; `cli` only registers them."""

@@ -1,0 +1,62 @@
+"""`validate` on a real cluster: every setting read back from the running head; a cluster without its file."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from config import tuning
+from grid_agent import validate_report as reports
+from tests.ray.conftest import Running
+from tests.support.cluster import BIN
+
+pytestmark = pytest.mark.ray
+
+
+def validate(running: Running, *flags: str, code: int, **env: str) -> dict[str, Any]:
+    said = running.cluster.run(str(BIN / "grid-agent"), "validate", *flags, "-o", "json", **env)
+    assert said.returncode == code, said.stdout + said.stderr
+    document: dict[str, Any] = json.loads(said.stdout)
+    jsonschema.validate(document, json.loads(reports.SCHEMA.read_text()))
+    assert document["exit_code"] == code
+    return document
+
+
+def test_all_settings_are_read_back_and_all_checks_pass(running: Running) -> None:
+    found = validate(running, "-c", str(running.cluster.file), "--monitor", "1.5", code=0)
+    checks = {check["name"]: check for check in found["checks"]}
+    for key, reads in tuning.READS.items():
+        assert checks[f"ray.{key}"]["status"] == "pass"
+        assert checks[f"ray.{key}"]["detail"].startswith(f"mapped to {reads} = ")
+    sources = {row["name"]: row["source"] for row in found["settings"]}
+    assert sources == dict.fromkeys((f"ray.{key}" for key in tuning.READS), "system-config")
+    assert found["detection"]["killed_s"] == [100, 110]
+    assert {(n["ray"], n["agent"]) for n in found["nodes"]} == {("ALIVE", "ALIVE")}
+    assert checks["application"]["detail"] == "grid-agent is RUNNING"
+    assert found["monitor"]["availability_percent"] == 100
+    assert found["monitor"]["polls"] >= 2
+
+
+def test_names_that_nothing_reads_and_values_that_crash(running: Running) -> None:
+    file = str(running.cluster.file)
+    old = {"RAY_heartbeat_timeout_ms": "30000", "RAY_health_check_period_ms": "10000"}
+    found = validate(running, "-c", file, code=1, **old)
+    warned = {c["name"]: c["detail"] for c in found["checks"] if c["status"] == "warn"}
+    assert "RAY_health_check_failure_threshold" in warned["RAY_heartbeat_timeout_ms"]
+    assert "hands no RAY_*" in warned["RAY_health_check_period_ms"]
+    for value in ("abc", "", "5.5", "1e3"):
+        command = [str(BIN / "grid-agent"), "validate", "-c", file]
+        refused = running.cluster.run(*command, RAY_health_check_period_ms=value)
+        assert refused.returncode == 2
+        assert "crashes on anything else" in refused.stderr
+
+
+def test_by_address_it_says_what_it_cannot_know(running: Running) -> None:
+    where = f"127.0.0.1:{running.cluster.port}"
+    dashboard = f"http://127.0.0.1:{running.cluster.dashboard_port}"
+    found = validate(running, "--address", where, "--dashboard", dashboard, code=1)  # auth is disabled
+    assert {node["name"] for node in found["nodes"]} == {"head", "w1", "w2"}
+    assert {row["source"] for row in found["settings"]} == {"system-config"}
+    assert found["detection"]["silent_s"] == [155, 165]
+    assert [c["name"] for c in found["checks"]].count("not known") == 2
