@@ -1,4 +1,4 @@
-"""Kill to usable, beside a bare `ray start` of the same worker, in one run: `python bench/heal.py`.
+"""Kill to usable, beside a bare `ray start` of the same worker, in one run: `python bench/heal.py [--hosts]`.
 
 Both times end when a task pinned to the new node has completed, as one driver sees it. The kill comes at a
 random phase of the agent's intervals. Prints the ratio first, then medians; writes bench/results/heal.json.
@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import heal_hosts
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -32,7 +33,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--hosts", action="store_true", help="on hosts over SSH, made of namespaces; root")
     args = parser.parse_args()
+    if args.hosts:
+        heal_hosts.main(args.runs, args.seed)
+        return
     rng = random.Random(args.seed)
     cluster = Cluster()
     try:

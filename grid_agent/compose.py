@@ -39,6 +39,7 @@ from grid_agent.ports import Notifier
 
 LATE_INTERVALS = 3
 MIN_LATE_S = 3.0
+READY_EVERY_S = 5.0
 LOCK_POLL_S = 0.2
 PHASE_S = 0.12
 DRAIN_S = 2.0
@@ -151,6 +152,7 @@ class Agent:
             (self.loop.list_nodes, LIST_UNSETTLED_S),
             (self.loop.beat, every.heartbeat_every_s),
             (self.loop.probe, every.probe_every_s),
+            (self.loop.keep_ready, READY_EVERY_S),
         )
         # Each at a moment of its own: work that comes all at once would be read as slow heartbeats.
         for number, (job, seconds) in enumerate(jobs):

@@ -83,6 +83,7 @@ class Loop:
         heard = (*events, m.PeopleStopped(self._edges.people.stopped()))
         self.belief, orders = step(self.belief, heard, self.clock(), self.policy)
         self._edges.heartbeats.follow(self.belief.nodes.values())
+        self._edges.probes.let_go(n.name for n in self.belief.nodes.values() if n.state is State.CORDONED)
         for order in orders:
             self._start(order)
         self._say()
@@ -151,6 +152,11 @@ class Loop:
         """One sweep of the probe actors on the nodes that are ALIVE."""
         live = [n for n in self.belief.nodes.values() if n.state is State.ALIVE]
         self.feed(*await self._edges.probes.sweep(live))
+
+    async def keep_ready(self) -> None:
+        """Have what repairs need, before they need it."""
+        for head in (n for n in self.belief.nodes.values() if n.role == "head" and n.state is State.ALIVE):
+            await self._edges.remote.keep_ready(head)
 
     async def close(self) -> None:
         """Stop waiting for what is under way."""

@@ -48,11 +48,15 @@ class Remote(Protocol):
 
     async def repair(self, order: m.RestartWorker, run_on: NodeBelief) -> m.RepairEnded: ...
 
+    async def keep_ready(self, node: NodeBelief) -> None: ...
+
 
 class Probes(Protocol):
     """The probe actor of every live node."""
 
     async def sweep(self, nodes: Iterable[NodeBelief]) -> Sequence[m.Event]: ...
+
+    def let_go(self, names: Iterable[str]) -> None: ...
 
 
 class People(Protocol):

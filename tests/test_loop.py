@@ -24,6 +24,7 @@ class World:
         self.dead: set[str] = set()
         self.stopped_names: frozenset[str] = frozenset()
         self.told: list[str] = []
+        self.let_go_of: set[str] = set()
         self.repaired: list[m.RestartWorker] = []
         self.shown: list[Incident] = []
         self.hanging = asyncio.Event()
@@ -66,6 +67,12 @@ class World:
         self.dead.discard(order.node)
         self.ids[order.node] = f"{order.node}-{order.attempt + 1}"
         return m.RepairEnded(order.node, order.attempt, ok=True, detail=f"started on {run_on.name}'s word")
+
+    async def keep_ready(self, node: NodeBelief) -> None:
+        pass
+
+    def let_go(self, names: Iterable[str]) -> None:
+        self.let_go_of.update(names)
 
     def stopped(self) -> frozenset[str]:
         return self.stopped_names
@@ -116,6 +123,7 @@ async def test_what_a_person_stopped_a_moment_ago_is_not_restarted() -> None:
         await loop.beat()
         await until_true(lambda: loop.belief.nodes["w1"].state is State.CORDONED)
         assert not world.repaired
+        assert world.let_go_of == {"w1"}  # a drain would wait for the probe actor there
 
 
 async def test_a_sweep_that_hangs_keeps_nobody_from_the_snapshot() -> None:

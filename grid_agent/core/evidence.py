@@ -138,7 +138,14 @@ def _missed(beat: Heartbeat, how: Miss, detail: str, now: float) -> Heartbeat:
 
 def _repair_ended(node: NodeBelief, event: m.RepairEnded, now: float) -> NodeBelief:
     attempts = tuple(
-        replace(a, ended_at=now, ok=event.ok, detail=event.detail, curable=event.curable)
+        replace(
+            a,
+            ended_at=now,
+            ok=event.ok,
+            detail=event.detail,
+            curable=event.curable,
+            begun=event.begun or event.ok,
+        )
         if a.number == event.attempt and a.ended_at is None
         else a
         for a in node.attempts

@@ -41,6 +41,11 @@ def begin(node: NodeBelief, run_on: str, now: float, policy: Policy) -> NodeBeli
     return replace(node, attempts=attempts, attempts_begun=number, next_attempt_at=None)
 
 
+def withdraw(node: NodeBelief, now: float, policy: Policy) -> NodeBelief:
+    """Return the node without its last attempt, which was never begun; the next may follow a little later."""
+    return replace(node, attempts=node.attempts[:-1], next_attempt_at=now + policy.backoff_s[0])
+
+
 def fail(node: NodeBelief, detail: str, now: float, policy: Policy) -> NodeBelief:
     """Return the node with its last attempt failed and the next one put off.
 

@@ -135,7 +135,8 @@ class RayTold:
 class RepairEnded:
     """A repair task ended. `ok` says the raylet was started, not yet that the node is usable.
 
-    `curable` False: the output shows that trying again cannot help (version, auth, disk).
+    `curable` False: the output shows that trying again cannot help (version, auth, disk). `begun` False: it
+    was refused before anything was done, and does not count as an attempt.
     """
 
     node: str
@@ -143,6 +144,7 @@ class RepairEnded:
     ok: bool
     detail: str
     curable: bool = True
+    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)

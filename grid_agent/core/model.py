@@ -135,6 +135,7 @@ class Attempt:
     ok: bool | None = None
     detail: str = ""
     curable: bool = True
+    begun: bool = True  # False: refused before anything was done; it does not count
     fence_node_id: str | None = None
     cause: Cause | None = None
     told: bool = False  # Ray knows that the fenced incarnation is dead, or there was none

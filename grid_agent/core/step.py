@@ -9,7 +9,17 @@ Called by the loop only, with every event since the last call.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from grid_agent.core import evidence, guard, incidents, ladder, lifecycle, placement, rest, verdict
+from grid_agent.core import (
+    evidence,
+    guard,
+    incidents,
+    ladder,
+    lifecycle,
+    placement,
+    rest,
+    verdict,
+    withdrawal,
+)
 from grid_agent.core import messages as m
 from grid_agent.core.model import Attempt, Belief, Cause, Heartbeat, NodeBelief, Phase, Policy, Refusal, State
 from grid_agent.core.verdict import Grade
@@ -78,6 +88,8 @@ def _settle_attempt(belief: Belief, node: NodeBelief, now: float, policy: Policy
     last = node.attempts[-1]
     if last.ended_at is None and now - last.started_at < policy.repair_timeout_s:
         return belief
+    if not last.begun:
+        return withdrawal.settle(belief, node, now, policy)
     if node.state is not State.REPAIRING:  # it came back, or a person stopped it, before the repair's answer
         ended = replace(last, ended_at=now, detail="no answer from the repair")
         unheard = replace(node, attempts=(*node.attempts[:-1], ended))

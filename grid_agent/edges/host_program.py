@@ -823,13 +823,15 @@ def steps(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
     """Carries out several requests in one call, in order, and stops at the first that fails.
 
     The locks that any of them names are held from before the first until after the last. Request: requests.
-    Answer: that of the last one carried out, and answers: all of them. Errors, before anything is done: busy,
-    disk.
+    Answer: that of the last one carried out, and answers: all of them, each with took_s. Errors, before
+    anything is done: busy, disk.
     """
     answers: list[dict[str, Any]] = []
     with _locked(request, held, needed=True) as locks:
         for one in request["requests"]:
-            answers.append(handle(one, locks))
+            began = time.monotonic()
+            answer = handle(one, locks)
+            answers.append({"took_s": round(time.monotonic() - began, 3), **answer})
             if not answers[-1].get("ok"):
                 break
     return {"ok": True, **(answers[-1] if answers else {}), "answers": answers}

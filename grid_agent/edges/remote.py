@@ -6,8 +6,10 @@ verdict, therefore no answer is ever waited for without a limit.
 """
 
 import asyncio
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,10 +24,15 @@ from grid_agent.edges.transports import Transport
 for _module in (host_program, hosts, node_probe, sys.modules[__name__]):
     ray.cloudpickle.register_pickle_by_value(_module)
 
+log = logging.getLogger("grid_agent.remote")
+REPAIRS = 16  # at once in the one process that is kept for them
 PROVE_S = 10.0
 PROBE_S = 4.0
 PEER_S = 5.0  # for a worker process on the peer to start
+READY_S = 20.0  # for the process that carries out the head's repairs to start
+ASK_S = 1.0  # for its word that it is there
 NOT_CURABLE = frozenset({"no_ray", "version", "auth", "disk"})  # errors that a second try cannot cure
+NOT_BEGUN = frozenset({"stopped"})  # refused before anything was done
 Plan = Callable[[m.RestartWorker], tuple[dict[str, Any], float]]
 Ways = Callable[[str, str], Transport]
 
@@ -34,13 +41,28 @@ def _noop() -> None:
     """Proves that a node runs tasks."""
 
 
-def _carry_out(way: "Transport", request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+async def _send(way: "Transport", request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     """On the node that acts: send one request along the way to the host it is for.
 
     Ray's token is taken from the file that this node itself was started with.
     """
     request = hosts.with_token(request, os.environ.get("RAY_AUTH_TOKEN_PATH"))
-    return asyncio.run(way.call(request, timeout_s))
+    return await way.call(request, timeout_s)
+
+
+def _carry_out(way: "Transport", request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """The same as a task."""
+    return asyncio.run(_send(way, request, timeout_s))
+
+
+class _Repairer:
+    """The same as an actor, whose process is there before it is needed: to start one takes about a second."""
+
+    async def carry_out(self, way: "Transport", request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        return await _send(way, request, timeout_s)
+
+    async def ready(self) -> None:
+        """Answers when the process is there."""
 
 
 class Remote:
@@ -56,6 +78,27 @@ class Remote:
         self._repair_s = repair_s
         self._noop = ray.remote(num_cpus=0, max_retries=0)(_noop)
         self._repair = ray.remote(num_cpus=0, max_retries=0)(_carry_out)
+        self._class = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=REPAIRS)(_Repairer)
+        self._repairer: tuple[str, Any] | None = None  # node id and actor
+
+    async def keep_ready(self, node: NodeBelief) -> None:
+        """Have the actor that repairs from this node (the head); made anew when it is gone."""
+        if node.incarnation is None:
+            return
+        node_id = node.incarnation.node_id
+        if self._repairer is None or self._repairer[0] != node_id:
+            self._repairer = (node_id, self._class.options(**_on(node_id)).remote())
+        if not await self._is_ready(READY_S):
+            log.warning("the process for repairs from %s does not answer; it is made anew", node.name)
+
+    async def _is_ready(self, timeout_s: float) -> bool:
+        """Whether the actor answers; one that does not is given up, and a repair starts its own process."""
+        try:
+            if self._repairer is not None:
+                await _result(self._repairer[1].ready.remote(), timeout_s)
+        except Exception:  # noqa: BLE001 - dead or stuck, it is of no use
+            self._repairer = None
+        return self._repairer is not None
 
     async def prove(self, order: m.ProveNode) -> m.TaskRan | m.TaskMissed:
         """Run a no-op on exactly this incarnation."""
@@ -71,12 +114,24 @@ class Remote:
             return m.RepairEnded(order.node, order.attempt, ok=False, detail=f"{run_on.name} has no raylet")
         try:
             request, longest_s = self._plan(order)
-            way = self._ways(run_on.name, order.node)
-            task = self._repair.options(**_on(run_on.incarnation.node_id), name=f"repair {order.node}")
-            answer = await _result(task.remote(way, request, longest_s), self._repair_s)
+            # A peer does not have the file that says a person stopped the node.
+            answer = hosts.unless_stopped(request)
+            if answer is None:
+                way = self._ways(run_on.name, order.node)
+                task = await self._task(run_on.incarnation.node_id, order.node)
+                began = time.monotonic()
+                answer = await _result(task.remote(way, request, longest_s), self._repair_s)
+                took = ", ".join(f"{a.get('took_s', 0):.2f}" for a in answer.get("answers", ()))
+                log.info("repair of %s: %.2f s, its steps %s s", order.node, time.monotonic() - began, took)
         except Exception as error:  # noqa: BLE001 - the outcome is unknown; the core decides what follows
             return m.RepairEnded(order.node, order.attempt, ok=False, detail=_one_line(error))
         return _ended(order, answer)
+
+    async def _task(self, node_id: str, sick: str) -> Any:
+        """What carries a repair out on this node: the actor there, else a task."""
+        if self._repairer is not None and self._repairer[0] == node_id and await self._is_ready(ASK_S):
+            return self._repairer[1].carry_out.options(name=f"repair {sick}")
+        return self._repair.options(**_on(node_id), name=f"repair {sick}")
 
 
 class Through:
@@ -106,7 +161,8 @@ def _ended(order: m.RestartWorker, answer: Mapping[str, Any]) -> m.RepairEnded:
         detail = "a raylet of this name is running already; nothing was started"
         return m.RepairEnded(order.node, order.attempt, ok=True, detail=detail)
     detail = f"{error}: {answer.get('detail', 'no detail')}"
-    return m.RepairEnded(order.node, order.attempt, ok=False, detail=detail, curable=error not in NOT_CURABLE)
+    curable, begun = error not in NOT_CURABLE, error not in NOT_BEGUN
+    return m.RepairEnded(order.node, order.attempt, ok=False, detail=detail, curable=curable, begun=begun)
 
 
 class Probes:
@@ -121,6 +177,11 @@ class Probes:
         """Ask every given node's probe at once; who does not answer in time is left out."""
         asked = [self._ask(n.name, n.incarnation.node_id) for n in nodes if n.incarnation is not None]
         return [event for event in await asyncio.gather(*asked) if event is not None]
+
+    def let_go(self, names: Iterable[str]) -> None:
+        """Drop the actors of these nodes: a drain waits until a node is idle, without actors."""
+        for name in names:
+            self._actors.pop(name, None)
 
     async def _ask(self, name: str, node_id: str) -> m.Event | None:
         known = self._actors.get(name)

@@ -59,7 +59,7 @@ class Witnesses:
             case m.HostLooked(name) | m.HostUnreachable(name):
                 self.looked_at[name] = now
             case m.RepairEnded(name, attempt, ok):
-                self._ended(name, attempt, ok=ok)
+                self._ended(name, attempt, ok=ok, begun=event.begun or ok)
             case m.RayTold(name, node_id, False):
                 self.told.discard((name, node_id))  # it was not taken: it may be said again
             case _:
@@ -97,10 +97,12 @@ class Witnesses:
                 life = self._life(name, row.node_id)
                 life.unlisted_since = life.unlisted_since or now
 
-    def _ended(self, name: str, attempt: int, *, ok: bool) -> None:
+    def _ended(self, name: str, attempt: int, *, ok: bool, begun: bool) -> None:
         if self.flight is None or self.flight[:2] != (name, attempt):
             return
         self.flight = None
+        if not begun:
+            self.restarts.get(name, [])[-1:] = []  # refused before anything was done: no restart
         fence = self.fences.get((name, attempt))
         if ok and fence is not None:
             self.fenced.add((name, fence))

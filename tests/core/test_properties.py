@@ -45,10 +45,11 @@ one_event = st.one_of(
     st.builds(lambda i, seen: m.NodeProbed(*i, ProbeReport(0.0, seen)), ids, st.sampled_from((None, 0, 1))),
     st.builds(lambda i, ok: m.RayTold(*i, ok), ids, st.booleans()),
     st.builds(
-        lambda n, a, ok, curable: m.RepairEnded(n, a, ok, "said so", curable),
+        lambda n, a, ok, curable, begun: m.RepairEnded(n, a, ok, "said so", curable, begun),
         nodes,
         st.integers(1, 6),
         st.booleans(),
+        st.sampled_from((True, True, False)),
         st.sampled_from((True, True, False)),
     ),
     st.builds(m.LoopLagged, st.sampled_from((0.0, 0.0, 1500.0))),

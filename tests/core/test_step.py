@@ -187,6 +187,18 @@ def test_a_repair_whose_result_never_comes_is_timed_out() -> None:
     assert story.state("gpu1") is State.REPAIRING
 
 
+def test_a_repair_that_was_never_begun_is_no_attempt() -> None:
+    story = Story()
+    story.die("gpu1")
+    for number in range(1, 9):
+        refused = m.RepairEnded("gpu1", number, ok=False, detail="stopped: by a person", begun=False)
+        story.see(refused, after=3)
+        assert (story.state("gpu1"), story.node("gpu1").attempts) == (State.DEAD, ())
+        assert kinds(story.see(after=2)) == ["RestartWorker"]
+    assert "nothing was done for gpu1: stopped" in story.incidents[0].steps[-3].text
+    assert story.belief.repairs.failed == 0
+
+
 def test_a_repair_that_says_ok_but_never_becomes_usable_counts_as_failed() -> None:
     story = Story()
     story.die("gpu1")

@@ -18,9 +18,10 @@ import yaml
 from config.paths import StatePaths
 from config.settings import Settings
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, NodeBelief, State
+from grid_agent.core.model import Belief, Incarnation, NodeBelief, State
 from grid_agent.edges import host_program, hosts
 from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget, classify, parse_answer, ssh_argv
+from grid_agent.edges.remote import Remote
 from grid_agent.repair_plan import RepairPlan
 
 LOOK = {"op": "look", "gcs_address": "192.0.2.9:1", "node_name": "gpu1"}
@@ -59,6 +60,18 @@ async def test_a_repair_of_a_node_that_a_person_stopped_is_not_sent(tmp_path: Pa
     answer = await SshHost(TARGET, None).call(request, 1.0)
     assert (answer["ok"], answer["error"]) == (False, "stopped")
     assert "unreached" not in answer
+
+
+async def test_a_peer_is_not_asked_to_repair_what_a_person_stopped(tmp_path: Path) -> None:
+    """The file that says so is on the head only; no Ray runs here, so that a placed task would fail."""
+    stopped = tmp_path / "gpu1"
+    stopped.touch()
+    request = {"op": "steps", "requests": [LOOK], "unless_here": str(stopped)}
+    remote = Remote(lambda _order: (request, 1.0), lambda _by, _node: LocalHost(), 2.0)
+    peer = NodeBelief("gpu2", "", "worker", State.ALIVE, 0.0, incarnation=Incarnation("a" * 56))
+    ended = await remote.repair(m.RestartWorker("gpu1", "gpu2", 1, None), peer)
+    assert (ended.ok, ended.begun) == (False, False)
+    assert ended.detail.startswith("stopped: A person stopped this node")
 
 
 @pytest.mark.parametrize("ssh", ["", "ssh: {user: me}"])
