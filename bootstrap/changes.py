@@ -37,7 +37,8 @@ def differences(running: Settings, file: Settings, alive: frozenset[str]) -> lis
     """
     found = _compare_nodes(running, file, alive)
     ssh = REDEPLOY if running.ssh and file.ssh else WHOLE
-    remedies = {"ssh": ssh, "ray": WHOLE, "agent": REDEPLOY, "http": WHOLE, "slack": REDEPLOY}
+    remedies = {"ssh": ssh, "ray": WHOLE, "agent": REDEPLOY, "guards": REDEPLOY, "http": WHOLE}
+    remedies["slack"] = REDEPLOY
     for section, remedy in remedies.items():
         found += _compare(section, _plain(getattr(running, section)), _plain(getattr(file, section)), remedy)
     return found
@@ -70,6 +71,7 @@ def in_force(
         ssh=source.ssh,
         ray=running.ray,
         agent=source.agent,
+        guards=source.guards,
         http=running.http,
         slack=source.slack,
     )

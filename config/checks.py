@@ -53,6 +53,10 @@ cluster_name = Matching(
     "must be 1 to 42 letters, digits, dots, dashes or underscores, with a letter or digit at both ends: "
     "it becomes the name of a folder",
 )
+hours = Matching(
+    r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]",
+    'must be hours of a day in UTC, in quotes, such as "22:00-06:00"',
+)
 user_name = Matching(
     r"[A-Za-z_][A-Za-z0-9_.-]{0,31}",
     "must be a login name: 1 to 32 letters, digits, dots, dashes or underscores, not starting with a digit, "

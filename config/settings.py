@@ -25,6 +25,7 @@ Variable = Annotated[str, AfterValidator(checks.variable_name), _pattern(checks.
 NodeName = Annotated[str, AfterValidator(checks.node_name), _pattern(checks.node_name)]
 ClusterName = Annotated[str, AfterValidator(checks.cluster_name), _pattern(checks.cluster_name)]
 Channel = Annotated[str, AfterValidator(checks.slack_channel), _pattern(checks.slack_channel)]
+Hours = Annotated[str, AfterValidator(checks.hours), _pattern(checks.hours)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Count = Annotated[int, Field(ge=0, le=100_000)]
 Milliseconds = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -178,6 +179,39 @@ class Agent(Frozen):
     """Seconds between two looks at a node's GPUs, memory and disk. Default 5."""
 
 
+class Guards(Frozen):
+    """The limits within which the agent repairs by itself. A person's request is not bound by the rates."""
+
+    node_repairs: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Repairs of one node within `node_window_s`; after that a person must look. Default 4."""
+    node_window_s: Annotated[float, _seconds(1, 604_800)] = 1800.0
+    """Seconds over which the repairs of one node are counted. Default 1800."""
+    cluster_repairs: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Repairs in the whole cluster within `cluster_window_s`; the next one waits. Default 10."""
+    cluster_window_s: Annotated[float, _seconds(1, 604_800)] = 600.0
+    """Seconds over which the repairs of the cluster are counted. Default 600."""
+    tries_per_rung: Annotated[int, Field(ge=1, le=100)] = 2
+    """Restarts before the node's leftovers are cleared too, and again before a person is asked. Default 2."""
+    backoff_s: Annotated[float, _seconds(0.1, 3600)] = 2.0
+    """Seconds after the first repair that did not help; three times as long after each more. Default 2."""
+    backoff_most_s: Annotated[float, _seconds(0.1, 86_400)] = 60.0
+    """Longest of these waits in seconds, but for a jitter of a fifth. Default 60."""
+    probation_s: Annotated[float, _seconds(1, 86_400)] = 300.0
+    """Seconds a repaired node must stay up until its next failure counts as a new one. Default 300."""
+    flap_deaths: Annotated[int, Field(ge=2, le=1000)] = 4
+    """The death within `flap_window_s` after which the node is not restarted any more. Default 4."""
+    flap_window_s: Annotated[float, _seconds(1, 604_800)] = 600.0
+    """Seconds over which the deaths of one node are counted. Default 600."""
+    breaker_nodes: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Nodes in a row whose repair did not help, after which nothing is repaired. Default 3."""
+    mass_minimum: Annotated[int, Field(ge=2, le=1000)] = 2
+    """Workers that must fail at once, besides being half of them, to hold every repair. Default 2."""
+    mass_window_s: Annotated[float, _seconds(1, 3600)] = 10.0
+    """Seconds within which failures are at once. Default 10."""
+    do_not_disturb: Annotated[tuple[Hours, ...], BeforeValidator(_as_tuple), Field(max_length=24)] = ()
+    """Hours in UTC, such as "22:00-06:00", without repairs but at a person's request. Default: none."""
+
+
 class Http(Frozen):
     """Where the agent answers."""
 
@@ -213,6 +247,8 @@ class Settings(Frozen):
     """Ray's timeouts and ports."""
     agent: Agent = Agent()
     """The agent's times, and whether it repairs or only watches."""
+    guards: Guards = Guards()
+    """The limits within which it repairs by itself."""
     http: Http = Http()
     """The address of the agent's API."""
     slack: Slack | None = None

@@ -54,14 +54,34 @@ def steady_clock() -> Callable[[], float]:
 
 def policy_of(settings: Settings) -> Policy:
     """The core's numbers from the cluster file."""
-    agent = settings.agent
+    agent, guards = settings.agent, settings.guards
     return Policy(
         mode=agent.mode,
         heartbeat_every_s=agent.heartbeat_every_s,
         hang_s=agent.hang_s,
         unreachable_s=agent.unreachable_s,
         join_s=agent.join_s,
+        node_attempts=guards.node_repairs,
+        node_window_s=guards.node_window_s,
+        cluster_attempts=guards.cluster_repairs,
+        cluster_window_s=guards.cluster_window_s,
+        tries_per_rung=guards.tries_per_rung,
+        backoff_s=guards.backoff_s,
+        backoff_most_s=guards.backoff_most_s,
+        probation_s=guards.probation_s,
+        flap_deaths=guards.flap_deaths,
+        flap_window_s=guards.flap_window_s,
+        breaker_nodes=guards.breaker_nodes,
+        mass_minimum=guards.mass_minimum,
+        mass_window_s=guards.mass_window_s,
+        do_not_disturb=tuple(_minutes(hours) for hours in guards.do_not_disturb),
     )
+
+
+def _minutes(hours: str) -> tuple[int, int]:
+    """Hours such as 22:00-06:00 as minutes after midnight."""
+    begins, _, ends = hours.partition("-")
+    return (60 * int(begins[:2]) + int(begins[3:]), 60 * int(ends[:2]) + int(ends[3:]))
 
 
 class Agent:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from grid_agent.core import incidents
-from grid_agent.core.model import Belief, State
+from grid_agent.core.model import Belief, Refusal, State
 
 
 def text(belief: Belief, now: float) -> bytes:
@@ -35,6 +35,15 @@ class _Snapshot:
             "grid_agent_incidents", "Incidents opened.", value=belief.next_incident_id - 1
         )
         yield _gauge("grid_agent_incidents_open", "Incidents not resolved.", incidents.opened(belief))
+        refused = CounterMetricFamily(
+            "grid_agent_repairs_refused", "Repairs held, by guard.", labels=["guard"]
+        )
+        for no in Refusal:
+            refused.add_metric([no.name.lower()], belief.repairs.refused.get(no.name.lower(), 0))
+        yield refused
+        yield _gauge("grid_agent_paused", "1 while a person has paused repairs.", belief.paused is not None)
+        opened = belief.breaker.opened_at is not None
+        yield _gauge("grid_agent_breaker_open", "1 while the breaker stops every repair.", opened)
         lag_s = belief.observer.loop_lag_ms / 1000.0
         yield _gauge("grid_agent_loop_lag_seconds", "How late the agent's loop last ran.", lag_s)
         if belief.observer.rotation_s is not None:
@@ -57,7 +66,16 @@ class _Snapshot:
         age = GaugeMetricFamily(
             "grid_agent_heartbeat_age_seconds", "Time since the last answered heartbeat.", labels=["node"]
         )
+        after = GaugeMetricFamily(
+            "grid_agent_next_attempt_timestamp_seconds", "When the next repair may begin.", labels=["node"]
+        )
+        tries = GaugeMetricFamily(
+            "grid_agent_node_tries", "Repairs since it last was well for long.", labels=["node"]
+        )
         for node in self._belief.nodes.values():
+            tries.add_metric([node.name], node.tries)
+            if node.next_attempt_at is not None:
+                after.add_metric([node.name], node.next_attempt_at)
             up.add_metric([node.name, node.role], float(node.state is State.ALIVE))
             for each in State:
                 state.add_metric([node.name, str(each)], float(node.state is each))
@@ -65,7 +83,7 @@ class _Snapshot:
                 rtt.add_metric([node.name], node.heartbeat.rtt_ms / 1000.0)
             if node.heartbeat.answered_at is not None:
                 age.add_metric([node.name], max(0.0, self._now - node.heartbeat.answered_at))
-        yield from (up, state, rtt, age)
+        yield from (up, state, rtt, age, after, tries)
 
 
 def _gauge(name: str, text_: str, value: float) -> GaugeMetricFamily:

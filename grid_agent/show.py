@@ -22,9 +22,18 @@ def health(body: dict[str, Any]) -> list[str]:
         ("NODE", "HOST", "ROLE", "STATE", "SINCE", "HEARTBEAT", "GPUS", "CAUSE", "ACTION"),
         (_node(node) for node in body["nodes"]),
     )
+    if body["paused"]:
+        lines.append(f"paused by {_said(body['paused'])}; nothing is repaired")
+    if body.get("breaker"):
+        lines.append(f"breaker open since {body['breaker']['since']}: {body['breaker']['why']}")
     if body["observer"]["status"] != "pass":
         lines.append(f"observer {body['observer']['status']}: {body['observer'].get('detail', '')}")
     return lines
+
+
+def _said(word: dict[str, Any]) -> str:
+    until = f" until {word['until']}" if word["until"] else ""
+    return f"{word['by']}{until}: {word['reason']}"
 
 
 def _node(node: dict[str, Any]) -> tuple[str, ...]:
@@ -72,6 +81,10 @@ def why(body: dict[str, Any]) -> list[str]:
         lines.append(f"  attempt   {attempt['number']} at {attempt['at']} on {attempt['run_on']}: {outcome}")
     if body["refused"]:
         lines.append(f"  refused   {body['refused']}")
+    repairs = body["repairs"]
+    if repairs["tries"] or repairs["deaths"]["used"]:
+        counts = (f"{k} {repairs[k]['used']} of {repairs[k]['limit']}" for k in ("node", "cluster", "deaths"))
+        lines.append(f"  limits    {', '.join(counts)}; next rung: {repairs['rung']}")
     if body["next_attempt_at"]:
         lines.append(f"  next      attempt at {body['next_attempt_at']}")
     if body["incident"]:

@@ -33,7 +33,7 @@ def fold(belief: Belief, event: m.Event, now: float) -> Belief:
         case m.PeopleStopped(names):
             heard = (n for n in belief.nodes.values() if n.stopped != (n.name in names))
             return put_all(belief, [replace(n, stopped=not n.stopped) for n in heard])
-        case m.Ticked():
+        case m.Ticked() | m.PersonSaid():
             return belief
         case _:
             node = belief.nodes.get(event.node)

@@ -1,21 +1,50 @@
 """May we act? A list of questions; the first that says no is the answer, with its name.
 
 Pure. It is asked before every repair and for every report, so that what is refused is always shown.
-Called by `step`.
+Called by `repair`, `step` and `report`; `docs/guards.md` is printed from SETTINGS.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 
 from grid_agent.core import evidence, ladder, placement
-from grid_agent.core.model import Belief, Cause, NodeBelief, Policy, Refusal, State
+from grid_agent.core.model import Belief, Cause, NodeBelief, Policy, Refusal, Rung, State, Word
 
 WITNESSES = 2
-FINAL = frozenset({Refusal.NODE_BUDGET, Refusal.NOT_CURABLE})  # these hand the node to a person
+# These hand the node to a person.
+FINAL = frozenset({Refusal.NODE_BUDGET, Refusal.NOT_CURABLE, Refusal.FLAPPING})
+# Each guard, in the order in which they are asked -> what sets it, with the default.
+SETTINGS: Mapping[Refusal, str] = {
+    Refusal.HEAD: "always",
+    Refusal.STOPPED_BY_PERSON: "`stop.py --node`, until `start.py`",
+    Refusal.CORDONED: "`grid-agent cordon`, until `uncordon`",
+    Refusal.OBSERVING: "`agent.mode: heal`",
+    Refusal.PAUSED: "`grid-agent pause --for`, until then or `resume`",
+    Refusal.BREAKER: "`guards.breaker_nodes: 3`, until `grid-agent breaker close`",
+    Refusal.GCS_SILENT: "always",
+    Refusal.OBSERVER_SICK: "always; 1 s late",
+    Refusal.MASS_FAILURE: "`guards.mass_minimum: 2`, `guards.mass_window_s: 10`",
+    Refusal.HOST_UNREACHABLE: "always",
+    Refusal.ONE_WITNESS: "always",
+    Refusal.NOT_CURABLE: "always",
+    Refusal.FLAPPING: "`guards.flap_deaths: 4`, `guards.flap_window_s: 600`",
+    Refusal.NODE_BUDGET: "`guards.node_repairs: 4`, `guards.node_window_s: 1800`, `guards.tries_per_rung: 2`",
+    Refusal.DO_NOT_DISTURB: "`guards.do_not_disturb: []`",
+    Refusal.BACKING_OFF: "`guards.backoff_s: 2`, `guards.backoff_most_s: 60`, `guards.probation_s: 300`",
+    Refusal.IN_FLIGHT: "always",
+    Refusal.CLUSTER_BUDGET: "`guards.cluster_repairs: 10`, `guards.cluster_window_s: 600`",
+    Refusal.NO_REPAIRER: "`can_repair` of the nodes",
+}
 
 
 def refusal(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Refusal | None:
     """Return why `node` may not be restarted now, or None: permitted."""
     return next((why for no, why in _questions(belief, node, now, policy) if no), None)
+
+
+def refusals(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> list[Refusal]:
+    """Every guard that would refuse now, in the order in which they are asked."""
+    return [why for no, why in _questions(belief, node, now, policy) if no]
 
 
 def _questions(
@@ -25,18 +54,73 @@ def _questions(
     silent = belief.observer.gcs_silent_since
     yield node.role == "head", Refusal.HEAD
     yield node.stopped, Refusal.STOPPED_BY_PERSON
+    yield node.cordon is not None, Refusal.CORDONED
     yield policy.mode == "observe", Refusal.OBSERVING
+    yield belief.paused is not None, Refusal.PAUSED
+    yield belief.breaker.opened_at is not None, Refusal.BREAKER
     yield silent is not None or belief.observer.gcs_answered_at is None, Refusal.GCS_SILENT
     yield belief.observer.loop_lag_ms >= policy.lag_warn_ms, Refusal.OBSERVER_SICK
     yield belief.holding_since is not None, Refusal.MASS_FAILURE
-    yield node.cause is Cause.HOST_DOWN, Refusal.HOST_UNREACHABLE
+    yield ladder.rung(node, policy) is Rung.WAIT, Refusal.HOST_UNREACHABLE
     yield not node.verdict_stands or len(evidence.against(node)) < WITNESSES, Refusal.ONE_WITNESS
     yield not ladder.curable(node), Refusal.NOT_CURABLE
+    yield ladder.flapping(node, now, policy), Refusal.FLAPPING
     yield ladder.used_up(node, now, policy), Refusal.NODE_BUDGET
+    yield quiet_until(now, policy) is not None, Refusal.DO_NOT_DISTURB
     yield node.next_attempt_at is not None and now < node.next_attempt_at, Refusal.BACKING_OFF
     yield any(n.in_flight or n.state is State.REPAIRING for n in belief.nodes.values()), Refusal.IN_FLIGHT
     yield ladder.cluster_used_up(belief, now, policy), Refusal.CLUSTER_BUDGET
     yield placement.choose(belief, node) is None, Refusal.NO_REPAIRER
+
+
+def explain(no: Refusal, belief: Belief, node: NodeBelief, now: float, policy: Policy) -> str:
+    """Return the refusal as people read it: with who said so and why, how many, and until when."""
+    match no:
+        case Refusal.PAUSED if belief.paused is not None:
+            return f"{no} ({said(belief.paused)}); grid-agent resume ends it"
+        case Refusal.CORDONED if node.cordon is not None:
+            return f"{no} ({said(node.cordon)}); grid-agent uncordon {node.name} ends it"
+        case Refusal.BREAKER:
+            return f"{no} with grid-agent breaker close --reason: {belief.breaker.why}"
+        case Refusal.DO_NOT_DISTURB:
+            until = quiet_until(now, policy)
+            return f"{no}" if until is None else f"{no} until {clock(until)}"
+        case Refusal.FLAPPING:
+            return f"{no}: {len(node.deaths)} deaths within {policy.flap_window_s:.0f} s"
+        case Refusal.NODE_BUDGET:
+            tries = len(ladder.recent(node, now, policy))
+            return f"{no}: {tries} within {policy.node_window_s:.0f} s, at most {policy.node_attempts}"
+        case Refusal.CLUSTER_BUDGET:
+            most = f"at most {policy.cluster_attempts} within {policy.cluster_window_s:.0f} s"
+            return f"{no}: {most}"
+    return str(no)
+
+
+def said(word: Word) -> str:
+    """Who said it, until when, and why."""
+    until = "" if word.until_at is None else f" until {clock(word.until_at)}"
+    return f"{word.by}{until}: {word.reason}"
+
+
+def clock(at: float) -> str:
+    """A time as people read it, UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def quiet_until(now: float, policy: Policy) -> float | None:
+    """Return the end of the do-not-disturb hours that `now` is in, or None. They may pass midnight."""
+    minute_of_day = int(now // 60) % 1440
+    ends = []
+    for begins, ends_at in policy.do_not_disturb:
+        if (minute_of_day - begins) % 1440 < (ends_at - begins) % 1440:
+            ends.append((ends_at - minute_of_day) % 1440)
+    return (now // 60 + max(ends)) * 60 if ends else None
+
+
+def markdown() -> str:
+    """The guards as a table, for the docs."""
+    rows = [f"| {no.name.lower()} | {setting} | {no} |" for no, setting in SETTINGS.items()]
+    return "\n".join(("| guard | set by, with its default | what it says |", "|---|---|---|", *rows)) + "\n"
 
 
 def may_tell(belief: Belief, node: NodeBelief, now: float, policy: Policy, *, fenced: bool) -> bool:
@@ -46,7 +130,9 @@ def may_tell(belief: Belief, node: NodeBelief, now: float, policy: Policy, *, fe
     """
     observer = belief.observer
     silent = observer.gcs_silent_since
-    if policy.mode == "observe" or node.stopped or observer.loop_lag_ms >= policy.lag_warn_ms:
+    if policy.mode == "observe" or node.stopped or node.cordon or belief.paused:
+        return False
+    if observer.loop_lag_ms >= policy.lag_warn_ms:
         return False
     if silent is not None or (node.tell_after is not None and now < node.tell_after):
         return False

@@ -30,6 +30,17 @@ def open_for(belief: Belief, node: NodeBelief, now: float, window_s: float) -> B
     return _attach(replace(belief, next_incident_id=incident.id + 1), incident, node)
 
 
+def reopen(belief: Belief, node: NodeBelief, now: float, window_s: float) -> Belief:
+    """A node that dies again and again goes on with its own last incident, if that is not long resolved."""
+    past = [i for i in belief.incidents.values() if i.nodes == (node.name,) and i.resolved_at is not None]
+    last = max(past, key=lambda i: i.id) if past else None
+    if node.incident_id is not None or last is None or now - (last.resolved_at or 0.0) >= window_s:
+        return belief
+    steps = _with(last, now, _found(node))
+    again = replace(last, phase=Phase.FIRING, resolved_at=None, steps=steps, evidence=node.evidence)
+    return _attach(belief, again, node)
+
+
 def add(belief: Belief, node: NodeBelief, text: str, now: float, phase: Phase | None = None) -> Belief:
     """Add a line to the node's open incident (if any), and set its phase where given."""
     incident = belief.incidents.get(node.incident_id) if node.incident_id is not None else None

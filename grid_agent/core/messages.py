@@ -5,8 +5,9 @@ them out and feeds the result back as one more event. Nothing here acts.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-from grid_agent.core.model import Cause, Incident, Miss, ProbeReport, Raylet
+from grid_agent.core.model import Cause, Incident, Miss, ProbeReport, Raylet, Rung
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,27 @@ class PeopleStopped:
     nodes: frozenset[str]
 
 
+class Verb(StrEnum):
+    """What a person may ask of the agent."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    CORDON = "cordon"
+    UNCORDON = "uncordon"
+    CLOSE_BREAKER = "close the breaker"
+
+
+@dataclass(frozen=True, slots=True)
+class PersonSaid:
+    """A person asked for this, with a reason. `for_s`: how long it shall hold, None: until taken back."""
+
+    verb: Verb
+    by: str
+    reason: str
+    node: str | None = None
+    for_s: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class SlackChanged:
     """Slack refuses our messages (why), or takes them again (None)."""
@@ -192,6 +214,7 @@ Event = (
     | LoopLagged
     | HeartbeatsSwept
     | PeopleStopped
+    | PersonSaid
     | SlackChanged
 )
 
@@ -231,6 +254,7 @@ class RestartWorker:
     run_on: str
     attempt: int
     fence_node_id: str | None
+    rung: Rung = Rung.RESTART
 
 
 @dataclass(frozen=True, slots=True)

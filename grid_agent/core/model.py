@@ -38,6 +38,15 @@ class Cause(StrEnum):
     OBSERVER_SICK = "observer sick"
 
 
+class Rung(StrEnum):
+    """What is done about a cause, mildest first. The ladder of each cause is in `ladder`."""
+
+    WAIT = "wait"
+    RESTART = "restart"
+    CLEAR = "clear its leftovers and restart"
+    PERSON = "hand over to a person"
+
+
 class Miss(StrEnum):
     """How a heartbeat failed to answer."""
 
@@ -48,16 +57,21 @@ class Miss(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why the agent may not act. The text is shown in the API, the CLI and Slack."""
+    """Why the agent may not act. `guard.explain` adds who, how many and until when to these texts."""
 
     OBSERVING = "mode is observe: the agent reports and never acts"
+    PAUSED = "repairs are paused by a person"
     STOPPED_BY_PERSON = "stopped by a person with stop.py; start.py brings it back"
+    CORDONED = "cordoned by a person"
     ONE_WITNESS = "only one witness so far; two independent ones are needed"
     IN_FLIGHT = "another repair is under way; one at a time"
-    MASS_FAILURE = "half or more of the workers failed within 10 s; holding until no more fail"
+    MASS_FAILURE = "half or more of the workers failed at once; holding until no more fail"
     GCS_SILENT = "the GCS does not answer; holding every repair"
     OBSERVER_SICK = "the agent's own loop is late; holding every repair"
-    BACKING_OFF = "the last attempt failed; waiting before the next"
+    BREAKER = "the breaker is open: repairs in a row did not help; a person must look and close it"
+    DO_NOT_DISTURB = "do-not-disturb hours"
+    FLAPPING = "it dies again and again; restarting it does not help, and a person must look"
+    BACKING_OFF = "the last attempt did not help; waiting before the next"
     NODE_BUDGET = "the attempts for this node are used up; a person must look"
     CLUSTER_BUDGET = "too many repairs in this cluster lately; waiting"
     NO_REPAIRER = "no other live node could carry out the repair"
@@ -125,6 +139,16 @@ class ProbeReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """What a person said, and why. `until_at` None: until a person says otherwise."""
+
+    by: str
+    reason: str
+    at: float
+    until_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One repair of one node. `ended_at` None: under way."""
 
@@ -139,6 +163,9 @@ class Attempt:
     fence_node_id: str | None = None
     cause: Cause | None = None
     told: bool = False  # Ray knows that the fenced incarnation is dead, or there was none
+    rung: Rung = Rung.RESTART
+    helped: bool | None = None  # None: too early to tell
+    alive_before: int = 0  # nodes ALIVE when it began: fewer afterwards, and it made things worse
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +203,9 @@ class NodeBelief:
     verdict_stands: bool = False  # DEAD, and the facts of this very step still say so
     attempts: tuple[Attempt, ...] = ()
     attempts_begun: int = 0  # ever; numbers are never used twice
+    tries: int = 0  # of the present trouble: since it last was ALIVE for the whole probation
+    deaths: tuple[float, ...] = ()  # when it was found dead, within the flapping window
+    cordon: Word | None = None
     next_attempt_at: float | None = None
     refusal: Refusal | None = None
     incident_id: int | None = None
@@ -238,10 +268,24 @@ class Observer:
 
 @dataclass(frozen=True, slots=True)
 class Repairs:
-    """How many repairs this agent has started, and how many of them failed."""
+    """How many repairs this agent has started, how many failed, and how many were held by which guard."""
 
     started: int = 0
     failed: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)  # guard -> how often it held a repair
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """Stops every repair when repairs do not help. Only a person closes it.
+
+    `unhelpful` are the nodes whose repairs, one after the other, did not help since one last did.
+    """
+
+    unhelpful: tuple[str, ...] = ()
+    opened_at: float | None = None
+    why: str = ""
+    closed: Word | None = None  # who closed it last
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +301,8 @@ class Belief:
     holding_since: float | None = None  # mass-failure hold
     repairs: Repairs = Repairs()
     everyone_at: float | None = None  # when every node was last judged, those at rest too
+    breaker: Breaker = Breaker()
+    paused: Word | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +311,10 @@ class Policy:
 
     `join_s` after which a node that never joined is looked for on its host; `suspect_misses` and
     `suspect_s` must both be used up before a silent node is suspected; `hang_s` before a silent raylet
-    whose process lives is given up; `unreachable_s` before Ray is told of a host nobody reaches.
+    whose process lives is given up; `unreachable_s` before Ray is told of a host nobody reaches. The
+    wait after attempt k is `backoff_s` times 3^(k-1), at most `backoff_most_s`, plus a jitter. A node
+    that was ALIVE for `probation_s` begins its ladder anew. `do_not_disturb` holds (from, to) in minutes
+    after midnight UTC.
     """
 
     mode: Mode = "heal"
@@ -281,7 +330,14 @@ class Policy:
     node_window_s: float = 1800.0
     cluster_attempts: int = 10
     cluster_window_s: float = 600.0
-    backoff_s: tuple[float, ...] = (2.0, 10.0, 30.0)
+    tries_per_rung: int = 2
+    backoff_s: float = 2.0
+    backoff_most_s: float = 60.0
+    probation_s: float = 300.0
+    flap_deaths: int = 4
+    flap_window_s: float = 600.0
+    breaker_nodes: int = 3
+    do_not_disturb: tuple[tuple[int, int], ...] = ()
     mass_window_s: float = 10.0
     mass_minimum: int = 2
     gcs_silent_s: float = 3.0

@@ -8,8 +8,8 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from grid_agent.core import evidence, incidents, ladder
-from grid_agent.core.model import Belief, Incident, NodeBelief, Policy, State
+from grid_agent.core import evidence, guard, incidents, ladder
+from grid_agent.core.model import Belief, Incident, NodeBelief, Policy, Refusal, State, Word
 
 Status = Literal["pass", "warn", "fail"]
 STALE_S = 10.0  # an answer older than this says nothing about the cluster any more
@@ -22,17 +22,27 @@ def iso(at: float) -> str:
 
 
 def health(belief: Belief, now: float, policy: Policy) -> dict[str, Any]:
-    """The body of `GET /cluster/health`, whose keys people and tools rely on."""
-    return {
+    """The body of `GET /cluster/health`, whose keys people and tools rely on; `breaker` only while open."""
+    body = {
         "status": status(belief, now, policy),
         "time": iso(now),
         "age_s": round(max(0.0, now - belief.stepped_at), 3),
         "mode": policy.mode,
-        "paused": None,
+        "paused": None if belief.paused is None else word(belief.paused),
         "observer": observer(belief, now, policy),
-        "nodes": [_node(n, now, policy) for n in belief.nodes.values()],
+        "nodes": [_node(belief, n, now, policy) for n in belief.nodes.values()],
         "incidents": {"open": incidents.opened(belief)},
     }
+    opened_at = belief.breaker.opened_at
+    if opened_at is None:
+        return body
+    return {**body, "breaker": {"since": iso(opened_at), "why": belief.breaker.why}}
+
+
+def word(said: Word) -> dict[str, Any]:
+    """What a person said: who, why, since when and until when (null: until taken back)."""
+    until = None if said.until_at is None else iso(said.until_at)
+    return {"by": said.by, "reason": said.reason, "since": iso(said.at), "until": until}
 
 
 def status(belief: Belief, now: float, policy: Policy) -> Status:
@@ -45,6 +55,8 @@ def status(belief: Belief, now: float, policy: Policy) -> Status:
         any(gpus_differ(n) for n in belief.nodes.values()),
         observer(belief, now, policy)["status"] != "pass",
         belief.observer.slack_stuck is not None,
+        belief.paused is not None,
+        belief.breaker.opened_at is not None,
     )
     return "warn" if any(worried) else "pass"
 
@@ -104,7 +116,7 @@ def gpus_differ(node: NodeBelief) -> bool:
     return seen is not None and seen < wanted
 
 
-def _node(node: NodeBelief, now: float, policy: Policy) -> dict[str, Any]:
+def _node(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[str, Any]:
     beat = node.heartbeat
     age_s = None if beat.answered_at is None else round(now - beat.answered_at, 3)
     rtt_ms = None if beat.rtt_ms is None else round(beat.rtt_ms, 3)
@@ -121,27 +133,31 @@ def _node(node: NodeBelief, now: float, policy: Policy) -> dict[str, Any]:
             "registered": node.registered_gpus,
             "seen": node.probe.gpus_seen if node.probe else None,
         },
-        "action": action(node, now, policy),
+        "action": action(belief, node, now, policy),
     }
 
 
-def action(node: NodeBelief, now: float, policy: Policy) -> str | None:
+def action(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> str | None:
     """What is being done about the node, or why nothing is; None for a healthy one."""
     match node.state:
         case State.REPAIRING:
             last = node.attempts[-1]
             tries = len(ladder.recent(node, now, policy))
             return f"restarting by a task on {last.run_on}, attempt {tries} of {policy.node_attempts}"
-        case State.DEAD if node.next_attempt_at is not None and now < node.next_attempt_at:
-            return f"next attempt in {node.next_attempt_at - now:.0f} s"
+        case State.DEAD if node.refusal is Refusal.BACKING_OFF and node.next_attempt_at is not None:
+            return f"next attempt in {max(0.0, node.next_attempt_at - now):.0f} s"
         case State.DEAD:
-            return None if node.refusal is None else f"held: {node.refusal}"
+            held = node.refusal
+            return None if held is None else f"held: {guard.explain(held, belief, node, now, policy)}"
         case State.GAVE_UP:
-            return "needs a person: " + (node.attempts[-1].detail if node.attempts else "see why")
+            last_word = node.attempts[-1].detail if node.attempts and not node.attempts[-1].ok else ""
+            return "needs a person: " + (last_word or str(node.refusal or "see why"))
         case State.SUSPECT if node.look_trouble is not None:
             return "{} cannot look at its host: {}".format(*node.look_trouble)
         case State.SUSPECT:
             return "looking at its host; nothing is restarted on suspicion"
+        case State.CORDONED if node.cordon is not None:
+            return f"left alone: cordoned by {guard.said(node.cordon)}"
         case State.CORDONED:
             return "stopped by a person; start.py brings it back"
         case State.JOINING:
@@ -176,6 +192,20 @@ def incident(value: Incident) -> dict[str, Any]:
     }
 
 
+def _repairs(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[str, Any]:
+    """How much of each limit is used up, what is tried next, and every guard that would refuse it now."""
+    deaths = sum(now - at < policy.flap_window_s for at in node.deaths)
+    refused = guard.refusals(belief, node, now, policy) if node.state in (State.DEAD, State.GAVE_UP) else []
+    return {
+        "node": {"used": len(ladder.recent(node, now, policy)), "limit": policy.node_attempts},
+        "cluster": {"used": ladder.in_cluster(belief, now, policy), "limit": policy.cluster_attempts},
+        "deaths": {"used": deaths, "limit": policy.flap_deaths},
+        "tries": node.tries,
+        "rung": str(ladder.rung(node, policy)),
+        "guards": {no.name.lower(): guard.explain(no, belief, node, now, policy) for no in refused},
+    }
+
+
 def why(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[str, Any]:
     """One node on one screen: what is seen, what was concluded, done and refused, what comes next.
 
@@ -183,13 +213,14 @@ def why(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[st
     """
     known = [i for i in belief.incidents.values() if node.name in i.nodes]
     last = max(known, key=lambda i: i.id) if known else None
-    row = _node(node, now, policy)
+    row = _node(belief, node, now, policy)
     return {
         **row,
         "incarnation": None if node.incarnation is None else node.incarnation.node_id,
         "evidence": list(node.evidence),
         "seen_now": evidence.against(node),
-        "refused": None if node.refusal is None else str(node.refusal),
+        "refused": None if node.refusal is None else guard.explain(node.refusal, belief, node, now, policy),
+        "repairs": _repairs(belief, node, now, policy),
         "attempts": [
             {"number": a.number, "at": iso(a.started_at), "run_on": a.run_on, "ok": a.ok, "detail": a.detail}
             for a in ladder.recent(node, now, policy)

@@ -9,23 +9,12 @@ Called by the loop only, with every event since the last call.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from grid_agent.core import (
-    evidence,
-    guard,
-    incidents,
-    ladder,
-    lifecycle,
-    placement,
-    rest,
-    verdict,
-    withdrawal,
-)
+from grid_agent.core import evidence, guard, incidents, lifecycle, people, placement, repair, rest, verdict
 from grid_agent.core import messages as m
-from grid_agent.core.model import Attempt, Belief, Cause, Heartbeat, NodeBelief, Phase, Policy, Refusal, State
+from grid_agent.core.model import Attempt, Belief, Cause, NodeBelief, Policy, State
 from grid_agent.core.verdict import Grade
 
 LOOK_LOST_S = 30.0  # a look that has not come back by then never will
-PROVEN_WAIT_S = 30.0  # after a start succeeded: how long until a pinned task must have run
 
 
 def begin(nodes: Iterable[NodeBelief], now: float) -> Belief:
@@ -43,10 +32,11 @@ def step(
     before, belief = belief, evidence.own_table(belief)
     for event in events:
         belief = _tell_story(belief, event, now)
-        belief = evidence.fold(belief, event, now)
-    belief, awake = rest.awake(replace(belief, stepped_at=now), before, now)
+        belief = people.hear(evidence.fold(belief, event, now), event, now)
+    belief = people.expire(replace(belief, stepped_at=now), now)
+    belief, awake = rest.awake(belief, before, now)
     for name in awake:
-        belief = _settle_attempt(belief, belief.nodes[name], now, policy)
+        belief = repair.settle(belief, belief.nodes[name], now, policy)
     for name in awake:
         belief = _judge(belief, belief.nodes[name], now, policy)
     belief = _hold(belief, now, policy)
@@ -81,38 +71,10 @@ def _tell_story(belief: Belief, event: m.Event, now: float) -> Belief:
 # --- judge: passive moves ----------------------------------------------------------------------
 
 
-def _settle_attempt(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
-    """A repair that failed, or whose result never became usable, counts as failed: back to DEAD."""
-    if not node.attempts:
-        return belief
-    last = node.attempts[-1]
-    if last.ended_at is None and now - last.started_at < policy.repair_timeout_s:
-        return belief
-    if not last.begun:
-        return withdrawal.settle(belief, node, now, policy)
-    if node.state is not State.REPAIRING:  # it came back, or a person stopped it, before the repair's answer
-        ended = replace(last, ended_at=now, detail="no answer from the repair")
-        unheard = replace(node, attempts=(*node.attempts[:-1], ended))
-        return evidence.put(belief, unheard) if last.ended_at is None else belief
-    if last.ended_at is None:
-        detail = f"no answer from the repair after {policy.repair_timeout_s:.0f} s"
-    elif not last.ok:
-        detail = last.detail
-    elif now - last.ended_at < PROVEN_WAIT_S:
-        return belief
-    else:
-        detail = f"the raylet was started, but no task ran on it within {PROVEN_WAIT_S:.0f} s"
-    failed = ladder.fail(node, detail, now, policy)
-    failed = lifecycle.move(failed, State.DEAD, now, failed.cause)
-    repairs = replace(belief.repairs, failed=belief.repairs.failed + 1)
-    belief = replace(evidence.put(belief, failed), repairs=repairs)
-    return incidents.add(belief, failed, f"attempt {last.number} failed: {detail}", now, Phase.FIRING)
-
-
 def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
     """Move one node along the edges that facts alone decide."""
-    if node.stopped or node.state is State.CORDONED:
-        return _cordon(belief, node, now)
+    if people.held(node):
+        return people.cordon(belief, node, now)
     if _usable(node):
         return _back(belief, node, now)
     if node.incarnation is None and belief.observer.gcs_silent_since is not None:
@@ -134,7 +96,7 @@ def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
             node = lifecycle.move(node, State.SUSPECT, now, found.cause)
         dead = lifecycle.move(node, State.DEAD, now, found.cause)
         dead = replace(dead, evidence=found.evidence, verdict_stands=True)
-        return incidents.open_for(evidence.put(belief, dead), dead, now, policy.mass_window_s)
+        return repair.died(belief, dead, now, policy)
     return belief
 
 
@@ -182,34 +144,6 @@ def _back(belief: Belief, node: NodeBelief, now: float) -> Belief:
     return incidents.resolve(belief, alive, text, now)
 
 
-def _cordon(belief: Belief, node: NodeBelief, now: float) -> Belief:
-    if node.stopped and node.state is not State.CORDONED:
-        cordoned = lifecycle.move(node, State.CORDONED, now, None)
-        belief = evidence.put(belief, replace(cordoned, evidence=(), refusal=None))
-        return incidents.resolve(belief, belief.nodes[node.name], f"a person stopped {node.name}", now)
-    if not node.stopped:
-        return evidence.put(belief, _released(lifecycle.move(node, State.JOINING, now, None)))
-    return belief
-
-
-def _released(node: NodeBelief) -> NodeBelief:
-    """Start from nothing, and leave start.py the time to start it: the stopped raylet's row is no news."""
-    known = node.incarnation
-    return replace(
-        node,
-        stopped_id=known.node_id if known else node.stopped_id,
-        incarnation=None,
-        listed_alive=None,
-        unlisted_at=None,
-        heartbeat=Heartbeat(),
-        host_view=None,
-        proven_id=None,
-        proof_misses=0,
-        attempts=tuple(a for a in node.attempts if a.ended_at is None),
-        next_attempt_at=None,
-    )
-
-
 def _hold(belief: Belief, now: float, policy: Policy) -> Belief:
     """Many nodes at once: more likely the observer or the network than the nodes. Hold every repair."""
     mass = guard.mass_failure(belief, now, policy)
@@ -237,8 +171,8 @@ def _act(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> tuple[
         orders.append(m.ProveNode(node.name, unproven.node_id))
     belief = evidence.put(belief, node)
     belief, told = _tell_ray(belief, node, now, policy)
-    belief, repair = _repair(belief, belief.nodes[node.name], now, policy)
-    return belief, (*orders, *told, *repair)
+    belief, repairs = repair.consider(belief, belief.nodes[node.name], now, policy)
+    return belief, (*orders, *told, *repairs)
 
 
 def _should_look(node: NodeBelief, now: float, policy: Policy) -> bool:
@@ -295,38 +229,3 @@ def _tell_fenced(
     told = replace(node, attempts=(*node.attempts[:-1], replace(last, told=True)), told_id=last.fence_node_id)
     text = f"grid-agent: {last.cause}: ended by the repair from {last.run_on}"
     return evidence.put(belief, told), (m.TellRay(node.name, last.fence_node_id, last.cause, text),)
-
-
-def _repair(
-    belief: Belief, node: NodeBelief, now: float, policy: Policy
-) -> tuple[Belief, tuple[m.Order, ...]]:
-    """Ask the guards; restart, give up, or say why not."""
-    if node.state is not State.DEAD:
-        return belief, ()
-    no = guard.refusal(belief, node, now, policy)
-    if no in guard.FINAL:
-        return _give_up(belief, node, str(no), now), ()
-    run_on = placement.choose(belief, node) if no is None else None
-    if run_on is None:
-        return _refuse(belief, node, no, now), ()
-    begun = replace(ladder.begin(node, run_on, now, policy), refusal=None)
-    begun = lifecycle.move(begun, State.REPAIRING, now, node.cause)
-    belief = replace(belief, repairs=replace(belief.repairs, started=belief.repairs.started + 1))
-    last = begun.attempts[-1]
-    text = f"restarting {node.name} by a task on {run_on} (attempt {last.number})"
-    belief = incidents.add(evidence.put(belief, begun), begun, text, now, Phase.REPAIRING)
-    return belief, (m.RestartWorker(node.name, run_on, last.number, last.fence_node_id),)
-
-
-def _refuse(belief: Belief, node: NodeBelief, no: Refusal | None, now: float) -> Belief:
-    if no is node.refusal:
-        return belief
-    refused = replace(node, refusal=no)
-    return incidents.add(evidence.put(belief, refused), refused, f"not restarting {node.name}: {no}", now)
-
-
-def _give_up(belief: Belief, node: NodeBelief, why: str, now: float) -> Belief:
-    gone = lifecycle.move(node, State.GAVE_UP, now, node.cause)
-    last = node.attempts[-1].detail if node.attempts else ""
-    text = f"gave up on {node.name}: {why}" + (f"; last error: {last}" if last else "")
-    return incidents.add(evidence.put(belief, gone), gone, text, now, Phase.NEEDS_PERSON)

@@ -4,6 +4,7 @@ Shares no code with the core's decisions: it reads the raw log of events and ord
 who had complained of a node, since when, and what was under way. Types of messages are all it borrows.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -37,6 +38,8 @@ class Witnesses:
     gcs_silent_since: float | None = None
     gcs_ever: bool = False
     stopped: frozenset[str] = frozenset()
+    paused_until: float | None = None
+    cordoned_until: dict[str, float] = field(default_factory=dict)
     flight: tuple[str, int, float] | None = None
     restarts: dict[str, list[float]] = field(default_factory=dict)
     fences: dict[tuple[str, int], str | None] = field(default_factory=dict)
@@ -56,6 +59,8 @@ class Witnesses:
                 for name in self.stopped - nodes:
                     self.restarts.pop(name, None)  # a person let it go on: its count starts again
                 self.stopped = nodes & self.names
+            case m.PersonSaid():
+                self._said(now, event)
             case m.HostLooked(name) | m.HostUnreachable(name):
                 self.looked_at[name] = now
             case m.RepairEnded(name, attempt, ok):
@@ -64,6 +69,19 @@ class Witnesses:
                 self.told.discard((name, node_id))  # it was not taken: it may be said again
             case _:
                 self._complained(now, event)
+
+    def _said(self, now: float, said: m.PersonSaid) -> None:
+        until = math.inf if said.for_s is None else now + said.for_s
+        match said.verb:
+            case m.Verb.PAUSE:
+                self.paused_until = until
+            case m.Verb.RESUME:
+                self.paused_until = None
+            case m.Verb.CORDON if said.node is not None and said.node != self.head:
+                self.cordoned_until[said.node] = until
+                self.restarts.pop(said.node, None)
+            case m.Verb.UNCORDON if said.node is not None:
+                self.cordoned_until.pop(said.node, None)
 
     def _complained(self, now: float, event: m.Event) -> None:
         match event:
@@ -129,6 +147,8 @@ class Witnesses:
     def _may_act(self, now: float, name: str) -> None:
         assert self.policy.mode != "observe", f"acted on {name} in observe mode"
         assert name not in self.stopped, f"acted on {name}, which a person stopped"
+        assert now >= self.cordoned_until.get(name, 0.0), f"acted on {name}, which a person cordoned"
+        assert self.paused_until is None or now >= self.paused_until, f"acted on {name}, repairs paused"
         assert name != self.head, "acted on the head"
         silent = self.gcs_silent_since
         assert silent is None, f"acted on {name}, the GCS silent"

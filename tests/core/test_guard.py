@@ -1,6 +1,7 @@
 """Each refusal, provoked by name; and what Ray may be told."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -151,6 +152,93 @@ def test_no_repairer() -> None:
     story.see(refused("head"))
     story.die("gpu1")
     assert story.refusal("gpu1") is Refusal.NO_REPAIRER
+
+
+def person(verb: m.Verb, node: str | None = None, for_s: float | None = None) -> m.PersonSaid:
+    return m.PersonSaid(verb, "alice", "new switches", node, for_s)
+
+
+def test_paused_until_the_time_said_or_resumed() -> None:
+    story = Story()
+    story.see(person(m.Verb.PAUSE, for_s=60))
+    story.die("gpu1")
+    assert story.refusal("gpu1") is Refusal.PAUSED
+    assert "alice until 1970-01-01 00:17 UTC: new switches" in story.incidents[0].steps[-1].text
+    assert story.given(m.TellRay) == []
+    story.pass_time(58, refused("gpu1"), no_process("gpu1"))
+    assert story.given(m.RestartWorker) == []
+    story.see(after=2)
+    assert len(story.given(m.RestartWorker)) == 1
+
+
+def test_cordoned_nodes_are_left_alone_and_their_restart_waits_for_uncordon() -> None:
+    story = dead_node(Story())
+    story.orders.clear()
+    story.see(person(m.Verb.CORDON, "gpu1"))
+    assert asked(story) is Refusal.CORDONED
+    assert story.state("gpu1") is State.CORDONED
+    story.pass_time(100, refused("gpu1"), no_process("gpu1"))
+    assert story.given(m.RestartWorker) == []
+
+
+def test_breaker() -> None:
+    story = dead_node(Story())
+    opened = replace(story.belief.breaker, opened_at=story.now, why="gpu2, gpu3")
+    story.belief = replace(story.belief, breaker=opened)
+    assert asked(story) is Refusal.BREAKER
+
+
+@pytest.mark.parametrize(
+    ("hours", "minute", "until"),
+    [
+        ((1320, 360), 1319, None),
+        ((1320, 360), 1320, 1440 + 360),
+        ((1320, 360), 0, 360),
+        ((1320, 360), 359, 360),
+        ((1320, 360), 360, None),
+        ((480, 1080), 500, 1080),
+        ((480, 480), 480, None),
+    ],
+)
+def test_do_not_disturb(hours: tuple[int, int], minute: int, until: int | None) -> None:
+    story = dead_node(Story(do_not_disturb=(hours,)))
+    day = 86_400.0 * 3
+    story.now = day + 60 * minute + 30
+    assert asked(story) is (None if until is None else Refusal.DO_NOT_DISTURB)
+    assert guard.quiet_until(story.now, story.policy) == (None if until is None else day + 60 * until)
+
+
+def test_flapping_from_the_fourth_death_and_one_incident_for_what_follows() -> None:
+    story = Story()
+    for number, (life, following) in enumerate(("ab", "bc", "cd"), start=1):
+        story.die("gpu1", life=life)
+        story.pass_time(3)
+        story.see(repaired("gpu1", number), after=1)
+        story.come_back("gpu1", following)
+    assert len(story.given(m.RestartWorker)) == 3
+    story.die("gpu1", life="d")
+    assert (story.state("gpu1"), story.refusal("gpu1")) == (State.GAVE_UP, Refusal.FLAPPING)
+    assert [i.open for i in story.incidents] == [False, False, True]
+    assert "4 deaths within 600 s" in story.incidents[-1].steps[-1].text
+    story.come_back("gpu1", "e")  # by itself
+    story.die("gpu1", life="e")
+    assert len(story.incidents) == 3
+    assert len(story.given(m.RestartWorker)) == 3
+
+
+def test_every_guard_says_what_sets_it_and_the_page_is_printed_from_that() -> None:
+    assert set(guard.SETTINGS) == set(Refusal)
+    page = (Path(__file__).parents[2] / "docs" / "guards.md").read_text()
+    assert guard.markdown() in page
+
+
+def test_all_the_guards_that_would_refuse_are_named_and_not_only_the_first() -> None:
+    story = dead_node(Story())
+    assert guard.refusals(story.belief, story.node("gpu1"), story.now, story.policy) == []
+    story.change("gpu1", next_attempt_at=story.now + 9, tries=4)
+    story.see(person(m.Verb.PAUSE), m.LoopLagged(5000.0))
+    named = guard.refusals(story.belief, story.node("gpu1"), story.now, story.policy)
+    assert named == [Refusal.PAUSED, Refusal.OBSERVER_SICK, Refusal.NODE_BUDGET, Refusal.BACKING_OFF]
 
 
 def test_every_refusal_has_a_test_here() -> None:

@@ -54,6 +54,12 @@ one_event = st.one_of(
     ),
     st.builds(m.LoopLagged, st.sampled_from((0.0, 0.0, 1500.0))),
     st.builds(lambda s: m.PeopleStopped(frozenset(s)), st.sets(nodes, max_size=2)),
+    st.builds(
+        lambda verb, node, for_s: m.PersonSaid(verb, "alice", "because", node, for_s),
+        st.sampled_from(m.Verb),
+        nodes,
+        st.sampled_from((None, 30.0, 3600.0)),
+    ),
     st.builds(m.SlackChanged, st.sampled_from((None, "invalid_auth"))),
 )
 

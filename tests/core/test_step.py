@@ -3,7 +3,7 @@
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Cause, Phase, Refusal, State
+from grid_agent.core.model import Cause, Phase, Refusal, Rung, State
 from tests.core.situations import (
     Story,
     answered,
@@ -140,11 +140,14 @@ def test_attempts_fail_back_off_and_end_with_a_person() -> None:
     story = Story()
     story.die("gpu1")
     began = [story.now]
-    for number, wait_s in ((1, 2.0), (2, 10.0), (3, 30.0)):
+    rungs = (Rung.RESTART, Rung.CLEAR, Rung.CLEAR)
+    for number, wait_s, rung in zip((1, 2, 3), (2.0, 6.0, 18.0), rungs, strict=True):
         assert story.see(repair_failed("gpu1", number), after=3) == ()
         assert (story.state("gpu1"), story.refusal("gpu1")) == (State.DEAD, Refusal.BACKING_OFF)
-        assert story.see(after=wait_s - 0.5) == ()
-        assert story.see(after=0.5) == (m.RestartWorker("gpu1", "head", number + 1, "gpu1-a"),)
+        assert story.see(after=0.79 * wait_s) == ()
+        assert story.see(after=0.21 * wait_s) == (
+            m.RestartWorker("gpu1", "head", number + 1, "gpu1-a", rung),
+        )
         began.append(story.now)
     story.see(repair_failed("gpu1", 4), after=3)
     assert story.state("gpu1") is State.GAVE_UP

@@ -1,0 +1,103 @@
+"""The repair of one node: ask the guards, begin an attempt, see what became of it, give up.
+
+Every refusal and every attempt becomes a line of the node's incident. Pure; called by `step`.
+"""
+
+from dataclasses import replace
+
+from grid_agent.core import breaker, evidence, guard, incidents, ladder, lifecycle, placement, withdrawal
+from grid_agent.core import messages as m
+from grid_agent.core.model import Belief, NodeBelief, Phase, Policy, Refusal, Rung, State
+
+PROVEN_WAIT_S = 30.0  # after a start succeeded: how long until a pinned task must have run
+
+
+def settle(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
+    """A repair that failed, or whose result never became usable, counts as failed: back to DEAD.
+
+    One that succeeded is watched: whether it helped, and when its probation is over.
+    """
+    if not node.attempts:
+        return belief
+    if node.state is State.ALIVE and node.attempts[-1].ok:
+        belief = breaker.observe(belief, node, now, policy)
+        return evidence.put(belief, ladder.settle(belief.nodes[node.name], now, policy))
+    last = node.attempts[-1]
+    if last.ended_at is None and now - last.started_at < policy.repair_timeout_s:
+        return belief
+    if not last.begun:
+        return withdrawal.settle(belief, node, now, policy)
+    if node.state is not State.REPAIRING:  # it came back, or a person stopped it, before the repair's answer
+        ended = replace(last, ended_at=now, detail="no answer from the repair")
+        unheard = replace(node, attempts=(*node.attempts[:-1], ended))
+        return evidence.put(belief, unheard) if last.ended_at is None else belief
+    if last.ended_at is None:
+        detail = f"no answer from the repair after {policy.repair_timeout_s:.0f} s"
+    elif not last.ok:
+        detail = last.detail
+    elif now - last.ended_at < PROVEN_WAIT_S:
+        return belief
+    else:
+        detail = f"the raylet was started, but no task ran on it within {PROVEN_WAIT_S:.0f} s"
+    failed = ladder.fail(node, detail, now, policy)
+    failed = lifecycle.move(failed, State.DEAD, now, failed.cause)
+    repairs = replace(belief.repairs, failed=belief.repairs.failed + 1)
+    belief = replace(evidence.put(belief, failed), repairs=repairs)
+    belief = incidents.add(belief, failed, f"attempt {last.number} failed: {detail}", now, Phase.FIRING)
+    return breaker.in_vain(belief, failed, now, policy)
+
+
+def died(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
+    """A node has just been found dead: open its incident, and count what that says of earlier repairs."""
+    node = ladder.died(node, now, policy)
+    belief = evidence.put(belief, node)
+    if ladder.flapping(node, now, policy):
+        belief = incidents.reopen(belief, node, now, policy.flap_window_s)
+    if belief.nodes[node.name].incident_id is None:
+        belief = incidents.open_for(belief, node, now, policy.mass_window_s)
+    in_probation = node.tries > 0 and node.attempts and node.attempts[-1].ok
+    return breaker.in_vain(belief, belief.nodes[node.name], now, policy) if in_probation else belief
+
+
+def consider(
+    belief: Belief, node: NodeBelief, now: float, policy: Policy
+) -> tuple[Belief, tuple[m.Order, ...]]:
+    """Ask the guards; restart, give up, or say why not."""
+    if node.state is not State.DEAD:
+        return belief, ()
+    no = guard.refusal(belief, node, now, policy)
+    if no in guard.FINAL:
+        return _give_up(_refuse(belief, node, no, now, policy), node, no, now, policy), ()
+    run_on = placement.choose(belief, node) if no is None else None
+    if run_on is None:
+        return _refuse(belief, node, no, now, policy), ()
+    alive = sum(n.state is State.ALIVE for n in belief.nodes.values())
+    begun = replace(ladder.begin(node, run_on, now, policy, alive), refusal=None)
+    begun = lifecycle.move(begun, State.REPAIRING, now, node.cause)
+    belief = replace(belief, repairs=replace(belief.repairs, started=belief.repairs.started + 1))
+    last = begun.attempts[-1]
+    more = "clearing the leftovers of and " if last.rung is Rung.CLEAR else ""
+    text = f"{more}restarting {node.name} by a task on {run_on} (attempt {last.number})"
+    belief = incidents.add(evidence.put(belief, begun), begun, text, now, Phase.REPAIRING)
+    return belief, (m.RestartWorker(node.name, run_on, last.number, last.fence_node_id, last.rung),)
+
+
+def _refuse(belief: Belief, node: NodeBelief, no: Refusal | None, now: float, policy: Policy) -> Belief:
+    if no is node.refusal or no is None:
+        return evidence.put(belief, replace(node, refusal=no))
+    count = dict(belief.repairs.refused)
+    count[no.name.lower()] = count.get(no.name.lower(), 0) + 1
+    belief = replace(belief, repairs=replace(belief.repairs, refused=count))
+    refused = replace(node, refusal=no)
+    if no in guard.FINAL:
+        return evidence.put(belief, refused)  # the line that says so is the one of giving up
+    why = guard.explain(no, belief, node, now, policy)
+    return incidents.add(evidence.put(belief, refused), refused, f"not restarting {node.name}: {why}", now)
+
+
+def _give_up(belief: Belief, node: NodeBelief, no: Refusal, now: float, policy: Policy) -> Belief:
+    gone = lifecycle.move(belief.nodes[node.name], State.GAVE_UP, now, node.cause)
+    why = guard.explain(no, belief, node, now, policy)
+    last = node.attempts[-1].detail if node.attempts and not node.attempts[-1].ok else ""
+    text = f"gave up on {node.name}: {why}" + (f"; last error: {last}" if last else "")
+    return incidents.add(evidence.put(belief, gone), gone, text, now, Phase.NEEDS_PERSON)
