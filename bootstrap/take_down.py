@@ -20,6 +20,7 @@ from bootstrap.survey import Survey, survey, token
 from config import paths
 from config.settings import Node, Settings
 from grid_agent.core import raystart
+from grid_agent.edges import journal
 
 CLUSTER_S = 60.0
 HEARD_S = 3.0
@@ -189,6 +190,7 @@ def _forget(seen: Survey, settings: Settings) -> None:
     if files.stopped.is_dir():
         for mark in files.stopped.iterdir():
             mark.unlink(missing_ok=True)
+    journal.end(files.journal, time.time())
     own = Path(paths.own_temp_dir(settings.cluster, seen.here.uid))
     if own != Path(paths.temp_dir(settings, settings.head, seen.here.uid)):
         return  # a folder that a person named is theirs to clean

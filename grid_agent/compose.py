@@ -11,6 +11,7 @@ import logging.handlers
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import TextIOWrapper
 from pathlib import Path
@@ -28,6 +29,7 @@ from grid_agent.core.step import begin
 from grid_agent.edges import file_limit
 from grid_agent.edges.gcs import Gcs
 from grid_agent.edges.heartbeat import Heartbeats
+from grid_agent.edges.journal import Journal, Sent
 from grid_agent.edges.looks import Looks
 from grid_agent.edges.outbox import LogOutbox, Outbox
 from grid_agent.edges.people import StoppedByPeople
@@ -100,7 +102,7 @@ class Agent:
         self._raise_file_limit()
         clock = steady_clock()
         policy = policy_of(settings)
-        nodes = (
+        self._nodes = tuple(
             NodeBelief(
                 n.name,
                 n.host,
@@ -114,6 +116,7 @@ class Agent:
             for n in settings.nodes
         )
         self._slack: SlackClient | None = None
+        self.journal = Journal(self.paths.journal)
         self.outbox = self._make_outbox(clock)
         ways = Transports(settings, self.paths)
         looks = Looks(
@@ -136,10 +139,13 @@ class Agent:
             probes=Probes(temp_dir(settings, settings.head, os.getuid())),
             people=StoppedByPeople(self.paths.stopped),
             notifier=Everywhere(LogOutbox(), self.outbox),
+            journal=self.journal,
         )
-        self.loop = Loop(begin(nodes, clock()), policy, clock, edges)
+        self._edges = edges
+        self.loop = Loop(begin(self._nodes, clock()), policy, clock, edges)
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._running: list[asyncio.Task[None]] = []
+        self._noting: set[asyncio.Task[None]] = set()
         self._had_lock = False
 
     # --- life ---
@@ -154,6 +160,7 @@ class Agent:
         with _lock_file(self.paths.root / "agent.lock") as lock:
             while not _locked(lock):  # noqa: ASYNC110 - another process holds it; no event can tell us
                 await asyncio.sleep(LOCK_POLL_S)
+            await self._remember()
             self._had_lock = True
             self._schedule()
             log.info("watching %s in mode %s", self.settings.cluster, self.settings.agent.mode)
@@ -164,6 +171,18 @@ class Agent:
                 raise
             finally:
                 self._scheduler.shutdown(wait=False)
+
+    async def _remember(self) -> None:
+        """Go on where the last agent was, in what it believed and in what it was telling people."""
+        now = self.loop.clock()
+        fresh = begin((replace(n, since=now) for n in self._nodes), now)
+        self.loop.belief = await self.journal.open(fresh, now)
+        if self.outbox is not None:
+            self.outbox.restore({k: s.body for k, s in self.journal.sent.items() if s.body.get("ts")})
+        for incident in self.loop.belief.incidents.values():
+            sent = self.journal.sent.get(incident.id)
+            if incident.open or (sent is not None and sent.shown < incident.revision):
+                self._edges.notifier.put(incident)
 
     def _schedule(self) -> None:
         every, now = self.settings.agent, datetime.now(UTC)
@@ -202,6 +221,7 @@ class Agent:
         await self._gcs.close()
         if self._slack is not None:
             await self._slack.close()
+        await self.journal.close()
 
     # --- reads, all from memory ---
 
@@ -254,7 +274,15 @@ class Agent:
             self.settings.cluster,
             now=clock,
             stuck=lambda why: self._feed(m.SlackChanged(why)),
+            on_delivered=self._delivered,
         )
+
+    def _delivered(self, incident_id: int, *_: object) -> None:
+        assert self.outbox is not None
+        sent = Sent(0, self.outbox.snapshot()[incident_id])
+        task = asyncio.create_task(self.journal.record_sent(incident_id, sent))
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
 
     def _raise_file_limit(self) -> None:
         file_limit.raise_soft()

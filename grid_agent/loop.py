@@ -36,6 +36,7 @@ class Edges:
     probes: ports.Probes
     people: ports.People
     notifier: ports.Notifier
+    journal: ports.Journal
 
 
 class Loop:
@@ -76,14 +77,19 @@ class Loop:
             await self._arrived.wait()
             self._arrived.clear()
             events, self._events = self._events, []
-            self._step(events)
+            await self._step(events)
 
-    def _step(self, events: Sequence[m.Event]) -> None:
+    async def _step(self, events: Sequence[m.Event]) -> None:
         # What people said is read at every step, so that nothing is restarted that was stopped just now.
         heard = (*events, m.PeopleStopped(self._edges.people.stopped()))
-        self.belief, orders = step(self.belief, heard, self.clock(), self.policy)
+        before, now = self.belief, self.clock()
+        self.belief, orders = step(before, heard, now, self.policy)
         self._edges.heartbeats.follow(self.belief.nodes.values())
         self._edges.probes.let_go(n.name for n in self.belief.nodes.values() if n.state is State.CORDONED)
+        # An order starts when it is on the disk: whoever comes after us must know what we have begun.
+        await self._edges.journal.save(before, self.belief, heard, orders, now)
+        if self._edges.journal.trouble != self.belief.observer.journal_trouble:
+            self.feed(m.JournalChanged(self._edges.journal.trouble))
         for order in orders:
             self._start(order)
         self._say()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Incident, NodeBelief
+from grid_agent.core.model import Belief, Incident, NodeBelief
 
 
 class Clock(Protocol):
@@ -63,6 +63,17 @@ class People(Protocol):
     """What people have said: the nodes they stopped."""
 
     def stopped(self) -> frozenset[str]: ...
+
+
+class Journal(Protocol):
+    """Keeps what a step changed; `save` returns when it is safe, or why it is not is `trouble`."""
+
+    @property
+    def trouble(self) -> str | None: ...
+
+    async def save(
+        self, before: Belief, after: Belief, events: Sequence[m.Event], orders: Sequence[m.Order], now: float
+    ) -> None: ...
 
 
 class Notifier(Protocol):

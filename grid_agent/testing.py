@@ -8,7 +8,7 @@ files here because the clock, the world and its accidents are of no use apart.
 
 import heapq
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -40,6 +40,26 @@ class VirtualClock:
             self.now, _, call = heapq.heappop(self._queue)
             call()
         self.now = max(self.now, at)
+
+
+class MemoryJournal:
+    """A journal that keeps each step in a list, or refuses to while `trouble` says why."""
+
+    def __init__(self) -> None:
+        self.trouble: str | None = None
+        self.steps: list[tuple[Belief, tuple[m.Order, ...]]] = []
+
+    async def save(
+        self,
+        before: Belief,  # noqa: ARG002 - the interface of Journal, as the two others
+        after: Belief,
+        events: Sequence[m.Event],  # noqa: ARG002
+        orders: Sequence[m.Order],
+        now: float,  # noqa: ARG002
+    ) -> None:
+        """Keep the step."""
+        if self.trouble is None:
+            self.steps.append((after, tuple(orders)))
 
 
 @dataclass(eq=False)

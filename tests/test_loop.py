@@ -10,6 +10,7 @@ from grid_agent.core import messages as m
 from grid_agent.core.model import Incident, Miss, NodeBelief, Phase, Policy, State
 from grid_agent.core.step import begin
 from grid_agent.loop import Edges, Loop
+from grid_agent.testing import MemoryJournal
 from tests.support.cluster import until_true
 
 NAMES = ("head", "w1", "w2")
@@ -27,6 +28,7 @@ class World:
         self.let_go_of: set[str] = set()
         self.repaired: list[m.RestartWorker] = []
         self.shown: list[Incident] = []
+        self.journal = MemoryJournal()
         self.hanging = asyncio.Event()
         self.hanging.set()
 
@@ -87,7 +89,7 @@ async def watched(world: World) -> AsyncIterator[Loop]:
         NodeBelief(n, "127.0.0.1", "head" if n == "head" else "worker", State.JOINING, world.now)
         for n in NAMES
     ]
-    edges = Edges(world, world, world, world, world, world, world)  # type: ignore[arg-type]
+    edges = Edges(world, world, world, world, world, world, world, world.journal)  # type: ignore[arg-type]
     loop = Loop(begin(nodes, world.now), Policy(), world, edges)
     running = asyncio.create_task(loop.run())
     try:

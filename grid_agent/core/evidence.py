@@ -28,7 +28,7 @@ def fold(belief: Belief, event: m.Event, now: float) -> Belief:
     match event:
         case m.NodesListed(rows):
             return _listed(belief, rows, now)
-        case m.GcsWentSilent() | m.LoopLagged() | m.HeartbeatsSwept() | m.SlackChanged():
+        case m.GcsWentSilent() | m.LoopLagged() | m.HeartbeatsSwept() | m.SlackChanged() | m.JournalChanged():
             return replace(belief, observer=_observer(belief.observer, event, now))
         case m.PeopleStopped(names):
             heard = (n for n in belief.nodes.values() if n.stopped != (n.name in names))
@@ -206,6 +206,8 @@ def _observer(observer: Observer, event: m.Event, now: float) -> Observer:
             return replace(observer, rotation_s=rotation_s)
         case m.SlackChanged(stuck):
             return replace(observer, slack_stuck=stuck)
+        case m.JournalChanged(trouble):
+            return replace(observer, journal_trouble=trouble)
     return observer
 
 

@@ -3,6 +3,7 @@
 One incident per node at a time; a mass failure makes one for all its nodes. Pure; called by `step`.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from grid_agent.core import evidence
@@ -84,6 +85,16 @@ def merge(belief: Belief, names: tuple[str, ...], now: float) -> Belief:
     incidents[first.id] = replace(first, nodes=everyone)
     merged = replace(belief, incidents=incidents)
     return add(merged, merged.nodes[held[0].name], "holding: many nodes at once", now)
+
+
+def revise(belief: Belief, before: Mapping[int, Incident]) -> tuple[Belief, list[Incident]]:
+    """Count a revision of every incident that is not as it was `before`; the belief and those incidents."""
+    changed = {
+        k: replace(i, revision=i.revision + 1) for k, i in belief.incidents.items() if before.get(k) is not i
+    }
+    if not changed:
+        return belief, []
+    return replace(belief, incidents={**belief.incidents, **changed}), list(changed.values())
 
 
 def trim(belief: Belief, keep: int) -> Belief:

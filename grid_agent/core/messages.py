@@ -197,6 +197,13 @@ class SlackChanged:
     stuck: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class JournalChanged:
+    """The journal cannot be written (why), or takes everything again (None)."""
+
+    trouble: str | None
+
+
 Event = (
     Ticked
     | HeartbeatAnswered
@@ -216,6 +223,7 @@ Event = (
     | PeopleStopped
     | PersonSaid
     | SlackChanged
+    | JournalChanged
 )
 
 

@@ -1,7 +1,8 @@
 """What the agent believes: immutable values, one snapshot per step.
 
 Nothing here decides anything. Times are seconds on the loop's clock (wall time that cannot jump);
-durations carry their unit in the name. Read by every module of the core and by the shell.
+durations carry their unit in the name. Read by every module of the core and by the shell. What the journal
+keeps is every field that is not marked TRANSIENT: seen anew after a restart, or given by the cluster file.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from typing import Literal
 
 Role = Literal["head", "worker"]
 Mode = Literal["observe", "heal"]
+TRANSIENT = {"transient": True}  # metadata of a field that is not stored
+CLOCK = {"clock": True}  # metadata of a field of clock times whose name does not end as such names do
 
 
 class State(StrEnum):
@@ -122,6 +125,7 @@ class HostView:
     raylets: tuple[Raylet, ...] = ()
     detail: str = ""
     since: float | None = None  # since when every look has been reached, or has not
+    starting: bool | None = None  # a start of this node is under way there (its lock is held); None: unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,7 @@ class Attempt:
     rung: Rung = Rung.RESTART
     helped: bool | None = None  # None: too early to tell
     alive_before: int = 0  # nodes ALIVE when it began: fewer afterwards, and it made things worse
+    unheard: bool = False  # the agent that began it is gone, and with it the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,43 +178,49 @@ class NodeBelief:
     """All that is believed of one configured host. `name` is its key for ever."""
 
     name: str
-    host: str
-    role: Role
+    host: str = field(metadata=TRANSIENT)
+    role: Role = field(metadata=TRANSIENT)
     state: State
     since: float
-    expected_gpus: int | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    can_repair: bool = False  # may look at and repair a host that the head cannot reach
+    expected_gpus: int | None = field(default=None, metadata=TRANSIENT)
+    labels: Mapping[str, str] = field(default_factory=dict, metadata=TRANSIENT)
+    # May look at and repair a host that the head cannot reach.
+    can_repair: bool = field(default=False, metadata=TRANSIENT)
     cause: Cause | None = None
     evidence: tuple[str, ...] = ()
     incarnation: Incarnation | None = None
     proven_id: str | None = None  # the incarnation on which a pinned task has run
     stopped_id: str | None = None  # the incarnation a person stopped: its dead row is no news
-    listed_alive: bool | None = None  # what the GCS row of `incarnation` says
-    unlisted_at: float | None = None  # since when `listed_alive` is False
-    gcs_detail: str = ""  # Ray's own death text
-    registered_gpus: int | None = None
-    heartbeat: Heartbeat = Heartbeat()
-    host_view: HostView | None = None
-    probe: ProbeReport | None = None
+    # What the GCS row of `incarnation` says, and since when that is False.
+    listed_alive: bool | None = field(default=None, metadata=TRANSIENT)
+    unlisted_at: float | None = field(default=None, metadata=TRANSIENT)
+    gcs_detail: str = field(default="", metadata=TRANSIENT)  # Ray's own death text
+    registered_gpus: int | None = field(default=None, metadata=TRANSIENT)
+    heartbeat: Heartbeat = field(default=Heartbeat(), metadata=TRANSIENT)
+    host_view: HostView | None = field(default=None, metadata=TRANSIENT)
+    probe: ProbeReport | None = field(default=None, metadata=TRANSIENT)
     failed_at: float | None = None  # when it last left ALIVE
-    look_asked_at: float | None = None
-    look_begun_at: float | None = None  # a look under way; None: none is
-    look_trouble: tuple[str, str] | None = None  # who could not look last, and why
-    proof_asked_at: float | None = None
-    proof_misses: int = 0
-    tell_after: float | None = None  # Ray refused our word; not again before
+    look_asked_at: float | None = field(default=None, metadata=TRANSIENT)
+    look_begun_at: float | None = field(default=None, metadata=TRANSIENT)  # a look under way; None: none is
+    # Who could not look last, and why.
+    look_trouble: tuple[str, str] | None = field(default=None, metadata=TRANSIENT)
+    proof_asked_at: float | None = field(default=None, metadata=TRANSIENT)
+    proof_misses: int = field(default=0, metadata=TRANSIENT)
+    # Ray refused our word; not again before.
+    tell_after: float | None = field(default=None, metadata=TRANSIENT)
     told_id: str | None = None  # the incarnation Ray has been told about
-    verdict_stands: bool = False  # DEAD, and the facts of this very step still say so
+    # DEAD, and the facts of this very step still say so.
+    verdict_stands: bool = field(default=False, metadata=TRANSIENT)
     attempts: tuple[Attempt, ...] = ()
     attempts_begun: int = 0  # ever; numbers are never used twice
     tries: int = 0  # of the present trouble: since it last was ALIVE for the whole probation
-    deaths: tuple[float, ...] = ()  # when it was found dead, within the flapping window
+    # When it was found dead, within the flapping window.
+    deaths: tuple[float, ...] = field(default=(), metadata=CLOCK)
     cordon: Word | None = None
     next_attempt_at: float | None = None
     refusal: Refusal | None = None
     incident_id: int | None = None
-    stopped: bool = False  # a person stopped it
+    stopped: bool = field(default=False, metadata=TRANSIENT)  # a person stopped it
 
     @property
     def in_flight(self) -> bool:
@@ -248,6 +259,7 @@ class Incident:
     evidence: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     resolved_at: float | None = None
+    revision: int = 0  # counts the steps of the core that changed it
 
     @property
     def open(self) -> bool:
@@ -264,6 +276,7 @@ class Observer:
     gcs_silent_since: float | None = None
     slack_stuck: str | None = None
     rotation_s: float | None = None  # until each raylet has been checked once; None: not known yet
+    journal_trouble: str | None = None  # why what happens now would be forgotten by a restart
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,15 +305,16 @@ class Breaker:
 class Belief:
     """The whole snapshot that `step` takes and gives back."""
 
-    started_at: float
-    stepped_at: float
-    nodes: Mapping[str, NodeBelief]
-    incidents: Mapping[int, Incident] = field(default_factory=dict)
+    started_at: float = field(metadata=TRANSIENT)
+    stepped_at: float = field(metadata=TRANSIENT)
+    nodes: Mapping[str, NodeBelief] = field(metadata=TRANSIENT)  # stored one by one, as the incidents are
+    incidents: Mapping[int, Incident] = field(default_factory=dict, metadata=TRANSIENT)
     next_incident_id: int = 1
-    observer: Observer = Observer()
+    observer: Observer = field(default=Observer(), metadata=TRANSIENT)
     holding_since: float | None = None  # mass-failure hold
     repairs: Repairs = Repairs()
-    everyone_at: float | None = None  # when every node was last judged, those at rest too
+    # When every node was last judged, those at rest too.
+    everyone_at: float | None = field(default=None, metadata=TRANSIENT)
     breaker: Breaker = Breaker()
     paused: Word | None = None
 

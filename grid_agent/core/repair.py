@@ -5,7 +5,17 @@ Every refusal and every attempt becomes a line of the node's incident. Pure; cal
 
 from dataclasses import replace
 
-from grid_agent.core import breaker, evidence, guard, incidents, ladder, lifecycle, placement, withdrawal
+from grid_agent.core import (
+    breaker,
+    evidence,
+    guard,
+    incidents,
+    ladder,
+    lifecycle,
+    placement,
+    resume,
+    withdrawal,
+)
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, NodeBelief, Phase, Policy, Refusal, Rung, State
 
@@ -22,9 +32,11 @@ def settle(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
     if node.state is State.ALIVE and node.attempts[-1].ok:
         belief = breaker.observe(belief, node, now, policy)
         return evidence.put(belief, ladder.settle(belief.nodes[node.name], now, policy))
+    node = resume.looked(node, now)
     last = node.attempts[-1]
     if last.ended_at is None and now - last.started_at < policy.repair_timeout_s:
         return belief
+    belief = evidence.put(belief, node)
     if not last.begun:
         return withdrawal.settle(belief, node, now, policy)
     if node.state is not State.REPAIRING:  # it came back, or a person stopped it, before the repair's answer

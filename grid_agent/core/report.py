@@ -92,6 +92,8 @@ def observer(belief: Belief, now: float, policy: Policy) -> dict[str, Any]:
         doubts.append("half or more of the workers are failing at once")
     if seen.slack_stuck is not None:
         doubts.append(f"Slack: {seen.slack_stuck}")
+    if seen.journal_trouble is not None:
+        doubts.append(f"journal: {seen.journal_trouble}")
     body: dict[str, Any] = {"status": "warn" if doubts else "pass", "loop_lag_ms": round(seen.loop_lag_ms, 1)}
     if seen.rotation_s is not None:
         body["silence_suspected_within_s"] = silence_suspected_within_s(seen.rotation_s, policy)

@@ -9,7 +9,18 @@ Called by the loop only, with every event since the last call.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from grid_agent.core import evidence, guard, incidents, lifecycle, people, placement, repair, rest, verdict
+from grid_agent.core import (
+    evidence,
+    guard,
+    incidents,
+    lifecycle,
+    people,
+    placement,
+    repair,
+    rest,
+    resume,
+    verdict,
+)
 from grid_agent.core import messages as m
 from grid_agent.core.model import Attempt, Belief, Cause, NodeBelief, Policy, State
 from grid_agent.core.verdict import Grade
@@ -44,7 +55,7 @@ def step(
     for name in awake:
         belief, more = _act(belief, belief.nodes[name], now, policy)
         orders += more
-    changed = [i for k, i in belief.incidents.items() if before.incidents.get(k) is not i]
+    belief, changed = incidents.revise(belief, before.incidents)
     belief = evidence.shared_table(incidents.trim(belief, policy.max_incidents))
     return belief, (*orders, *(m.Notify(i) for i in changed))
 
@@ -183,7 +194,7 @@ def _should_look(node: NodeBelief, now: float, policy: Policy) -> bool:
     elif node.state is State.DEAD:
         if node.verdict_stands and node.cause is not Cause.HOST_DOWN and evidence.fresh(node):
             return False
-    elif node.state is not State.SUSPECT:
+    elif node.state is not State.SUSPECT and not resume.interrupted(node):
         return False
     if node.look_begun_at is not None and now - node.look_begun_at < LOOK_LOST_S:
         return False  # one at a time: a host that answers slowly is not asked more

@@ -1,0 +1,71 @@
+"""What a restarted agent may still believe of what it wrote down, and what it must see again first.
+
+Whatever could have changed while nobody looked is doubted: a node that was not well must be proven by a
+task anew, a verdict needs new witnesses, and a repair that was under way is neither done again nor
+forgotten until its host has been looked at. Pure; called by `compose` with what the journal gave, and by
+`step` for the repairs.
+"""
+
+from dataclasses import replace
+
+from grid_agent.core.model import Attempt, Belief, Incident, NodeBelief, Phase, State, Step
+
+GONE_FROM_FILE = "no node of it is in the cluster file any more"
+STOPPED = "the cluster was stopped by a person with stop.py"
+NOTHING_STARTED = "the agent was restarted during this attempt; its host shows no raylet from it"
+
+
+def resume(belief: Belief, now: float) -> Belief:
+    """The belief of an earlier agent, as one that has seen nothing yet may hold it."""
+    nodes = {name: _doubted(node) for name, node in belief.nodes.items()}
+    belief = replace(belief, nodes=nodes)
+    held = {n.incident_id for n in nodes.values()}
+    lost = [i for i in belief.incidents.values() if i.open and i.id not in held]
+    return replace(
+        belief, incidents={**belief.incidents, **{i.id: _closed(i, GONE_FROM_FILE, now) for i in lost}}
+    )
+
+
+def after_stop(fresh: Belief, old: Belief, now: float) -> Belief:
+    """After stop.py the next start is fresh; the story of earlier incidents stays readable."""
+    told = {k: _closed(i, STOPPED, now) if i.open else i for k, i in old.incidents.items()}
+    return replace(fresh, incidents=told, next_incident_id=old.next_incident_id)
+
+
+def looked(node: NodeBelief, now: float) -> NodeBelief:
+    """Settle a repair whose answer will never come, by what its host shows, if that is clear."""
+    view, last = node.host_view, node.attempts[-1] if node.attempts else None
+    if last is None or not interrupted(node) or view is None or not view.reached:
+        return node
+    born = [r for r in view.raylets if r.node_id != last.fence_node_id]
+    if born:
+        detail = f"the agent was restarted during this attempt; its raylet runs, pid {born[0].pid}"
+        return _ended(node, replace(last, ended_at=now, ok=True, detail=detail))
+    if view.starting is False:
+        return _ended(node, replace(last, ended_at=now, ok=False, detail=NOTHING_STARTED))
+    return node
+
+
+def interrupted(node: NodeBelief) -> bool:
+    """A repair of this node is under way whose answer nobody will hear."""
+    return node.in_flight and node.attempts[-1].unheard
+
+
+def _doubted(node: NodeBelief) -> NodeBelief:
+    if node.in_flight:
+        node = _ended(node, replace(node.attempts[-1], unheard=True))
+    if node.state is State.ALIVE:
+        return node
+    # The word to Ray may never have been sent; sent twice it does nothing.
+    return replace(node, proven_id=None, told_id=None)
+
+
+def _ended(node: NodeBelief, attempt: Attempt) -> NodeBelief:
+    return replace(node, attempts=(*node.attempts[:-1], attempt))
+
+
+def _closed(incident: Incident, why: str, now: float) -> Incident:
+    steps = (*incident.steps, Step(now, why))
+    return replace(
+        incident, phase=Phase.RESOLVED, resolved_at=now, steps=steps, revision=incident.revision + 1
+    )

@@ -1,0 +1,198 @@
+"""The journal's rows: how a belief becomes rows and rows a belief again. No thread, no waiting, no decision.
+
+Times are stored as the loop's clock had them, with what the system's clock said at that moment; they are
+moved to the clock of the agent that reads them. Called by `journal`.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from grid_agent.core import codec, history
+from grid_agent.core.codec import CodecError
+from grid_agent.core.model import Belief, Incident, NodeBelief, Step
+from grid_agent.edges.journal_file import JournalFile, Write
+
+log = logging.getLogger("grid_agent.journal")
+
+JUMP_S = 1.0  # a wall clock that was set by less is not worth moving every time for
+KEEP = 200  # incidents in memory
+SENT = (
+    "INSERT INTO outbox VALUES (?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET shown = excluded.shown, body = excluded.body"
+)
+# ruff: noqa: S608 - RECENT is from this file
+RECENT = "SELECT id FROM incident WHERE open OR id > (SELECT max(id) FROM incident) - ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What Slack shows of one incident: the revision, and what else the outbox wants to know again."""
+
+    shown: int
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a file held. `belief` None: nothing yet. `ended`: a person has stopped the cluster since."""
+
+    epoch: int = 0
+    belief: Belief | None = None
+    sent: Mapping[int, Sent] | None = None
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction writes: the difference of two beliefs, everything where `saved` is None."""
+
+    saved: Belief | None
+    belief: Belief
+    lines: Sequence[history.Line]
+    sent: Mapping[int, Sent]
+    epoch: int
+    clock: Mapping[str, float]
+
+
+# --- reading ---
+
+
+def read_all(file: JournalFile, fresh: Belief, now: float) -> Read:
+    """What the file holds, on the clock whose time is `now`; what is not stored is taken from `fresh`.
+
+    Raises:
+        sqlite3.Error, DamagedError: The file cannot be read.
+        ValueError: What it holds makes no sense.
+    """
+    meta = {key: json.loads(value) for key, value in file.rows("SELECT key, value FROM meta")}
+    sent = {
+        number: Sent(shown, json.loads(body))
+        for number, shown, body in file.rows("SELECT incident_id, shown, body FROM outbox")
+    }
+    epoch = int(meta.get("epoch", 0))
+    if "cluster" not in meta:
+        return Read(epoch, None, sent)
+    shift_s = _shift_s(meta.get("clock"), now)
+    belief = codec.decode(Belief, meta["cluster"], onto=fresh, shift_s=shift_s)
+    nodes = {**fresh.nodes, **dict(_nodes(file, fresh, shift_s))}
+    incidents = {i.id: i for i in _incidents(file, shift_s)}
+    next_id = max([belief.next_incident_id, *(i + 1 for i in incidents)])
+    belief = replace(belief, nodes=nodes, incidents=incidents, next_incident_id=next_id)
+    return Read(epoch, belief, sent, "ended" in meta)
+
+
+def _shift_s(clock: Any, now: float) -> float:
+    """From the clock of the agent that wrote to ours; what was written is never in the future."""
+    try:
+        wall, loop = float(clock["wall"]), float(clock["loop"])
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+    shift_s = min(wall, now) - loop
+    return shift_s if abs(shift_s) >= JUMP_S or loop > now else 0.0
+
+
+def _nodes(file: JournalFile, fresh: Belief, shift_s: float) -> Iterator[tuple[str, NodeBelief]]:
+    for name, body in file.rows("SELECT name, body FROM node"):
+        onto = fresh.nodes.get(name)
+        if onto is None:
+            continue  # no longer in the cluster file
+        try:
+            yield name, codec.decode(NodeBelief, json.loads(body), onto=onto, shift_s=shift_s)
+        except (CodecError, ValueError) as error:
+            log.warning("what was known of %s cannot be read: %s", name, error)
+
+
+def _incidents(file: JournalFile, shift_s: float) -> Iterator[Incident]:
+    steps: dict[int, list[Step]] = {}
+    found = file.rows(
+        f"SELECT incident_id, at, body FROM step WHERE incident_id IN ({RECENT}) ORDER BY number", (KEEP,)
+    )
+    for number, at, text in found:
+        steps.setdefault(number, []).append(Step(at + shift_s, text))
+    for number, body in file.rows(
+        f"SELECT id, body FROM incident WHERE id IN ({RECENT}) ORDER BY id", (KEEP,)
+    ):
+        try:
+            plain = {**json.loads(body), "steps": []}
+            incident = codec.decode(Incident, plain, shift_s=shift_s)
+        except (CodecError, ValueError) as error:
+            log.warning("incident %d cannot be read: %s", number, error)
+            continue
+        yield replace(incident, steps=tuple(steps.get(number, ())))
+
+
+# --- what to write ---
+
+
+def same(one: Belief | None, other: Belief) -> bool:
+    """Whether both would be stored alike."""
+    if one is other:
+        return True
+    if one is None or one.nodes.keys() != other.nodes.keys() or one.incidents is not other.incidents:
+        return False
+    return codec.same(one, other) and all(codec.same(one.nodes[k], n) for k, n in other.nodes.items())
+
+
+def writes(batch: Batch) -> Iterator[Write]:
+    """The transaction of one step."""
+    yield write_meta("epoch", batch.epoch)
+    yield write_meta("clock", batch.clock)
+    yield write_meta("cluster", codec.encode(batch.belief))
+    if batch.saved is None:
+        yield "DELETE FROM meta WHERE key = 'ended'", ()
+        yield "DELETE FROM node", ()
+    yield from _changes(batch.saved, batch.belief)
+    yield from (write_sent(number, one) for number, one in batch.sent.items())
+    yield from map(_line, batch.lines)
+
+
+def _changes(saved: Belief | None, belief: Belief) -> Iterator[Write]:
+    old_nodes = {} if saved is None else saved.nodes
+    old_incidents = {} if saved is None else saved.incidents
+    for name in old_nodes.keys() - belief.nodes.keys():
+        yield "DELETE FROM node WHERE name = ?", (name,)
+    for name, node in belief.nodes.items():
+        if not codec.same(old_nodes.get(name), node):
+            yield "INSERT OR REPLACE INTO node VALUES (?, ?)", (name, _json(codec.encode(node)))
+    for number, incident in belief.incidents.items():
+        if old_incidents.get(number) is not incident:
+            yield from _incident(old_incidents.get(number), incident)
+
+
+def _incident(old: Incident | None, new: Incident) -> Iterator[Write]:
+    """Its row, the steps that are new, and the outbox's word that Slack has to be told."""
+    body = codec.encode(replace(new, steps=()))
+    yield "INSERT OR REPLACE INTO incident VALUES (?, ?, ?)", (new.id, new.open, _json(body))
+    known = () if old is None else old.steps
+    alike = next((k for k, (a, b) in enumerate(zip(known, new.steps, strict=False)) if a != b), None)
+    first = min(len(known), len(new.steps)) if alike is None else alike
+    if old is None or first < len(known):
+        yield "DELETE FROM step WHERE incident_id = ? AND number >= ?", (new.id, first)
+    for number, step in enumerate(new.steps[first:], first):
+        yield "INSERT INTO step VALUES (?, ?, ?, ?)", (new.id, number, step.at, step.text)
+    yield (
+        "INSERT INTO outbox VALUES (?, ?, 0, '{}') ON CONFLICT DO UPDATE SET wanted = excluded.wanted",
+        (new.id, new.revision),
+    )
+
+
+def write_sent(incident_id: int, sent: Sent) -> Write:
+    """The row of what Slack shows."""
+    return SENT, (incident_id, sent.shown, sent.shown, _json(sent.body))
+
+
+def _line(line: history.Line) -> Write:
+    values = (line.at, line.kind, line.node, line.incident_id, _json(line.body))
+    return "INSERT INTO history (at, kind, node, incident_id, body) VALUES (?, ?, ?, ?, ?)", values
+
+
+def write_meta(key: str, value: Any) -> Write:
+    """One value of which there is one."""
+    return "INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, _json(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
