@@ -17,6 +17,7 @@ from ray import serve
 
 from config.checks import is_loopback
 from config.settings import Settings
+from deployments import people_routes
 from grid_agent.compose import Agent
 from grid_agent.core.raystart import HEAD_LABEL
 
@@ -24,6 +25,7 @@ HTTP = {"pass": 200, "warn": 200, "fail": 503}
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 # The built-in pages load scripts from the internet, which a cluster may not have; /docs is ours.
 app = FastAPI(title="grid-agent", docs_url=None, redoc_url=None, openapi_url=None)
+app.include_router(people_routes.router)
 
 
 # Above the class: Serve pickles the routes, with what they refer to, as the class is decorated.
@@ -65,6 +67,12 @@ class GridAgent:
         self._agent = Agent(parsed, ray.get_runtime_context().gcs_address, os.environ)
         # On loopback reading is free; an API that is open to other machines asks for the token.
         self._token_file = None if is_loopback(parsed.http.host) else parsed.http.token_file
+        self.desk = people_routes.Desk(
+            say=self._agent.say,
+            knows=lambda name: self._agent.why(name) is not None,
+            token_file=parsed.http.token_file or str(self._agent.paths.api_token),
+            settings=parsed,
+        )
         await self._agent.start()
 
     async def check_health(self) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from grid_agent import api_client, show
-from grid_agent.commands import common
+from grid_agent.commands import common, people
 from grid_agent.commands.common import Format, Output, Url
 from grid_agent.commands.env import env
 from grid_agent.commands.validate import validate
@@ -63,6 +63,9 @@ def why(
 
 app.command()(validate)
 app.command()(env)
+for _tell in (people.pause, people.resume, people.cordon, people.uncordon):
+    app.command()(_tell)
+app.add_typer(people.breaker, name="breaker")
 
 
 def main() -> None:

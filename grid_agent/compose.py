@@ -23,7 +23,7 @@ from config.paths import StatePaths, temp_dir
 from config.settings import Settings
 from grid_agent import metrics, repair_plan
 from grid_agent.core import messages as m
-from grid_agent.core import report
+from grid_agent.core import people, report
 from grid_agent.core.model import Incident, NodeBelief, Policy, State
 from grid_agent.core.step import begin
 from grid_agent.edges import file_limit
@@ -36,6 +36,7 @@ from grid_agent.edges.people import StoppedByPeople
 from grid_agent.edges.remote import Probes, Remote, Through
 from grid_agent.edges.slack import SlackClient
 from grid_agent.edges.transports import Transports
+from grid_agent.exits import NotInChargeError, RefusedError
 from grid_agent.loop import LIST_UNSETTLED_S, TICK_S, Edges, Loop
 from grid_agent.ports import Notifier
 
@@ -222,6 +223,25 @@ class Agent:
         if self._slack is not None:
             await self._slack.close()
         await self.journal.close()
+
+    # --- what people say ---
+
+    async def say(self, said: m.PersonSaid) -> str:
+        """Take a person's words into the belief, and return what holds now as one sentence.
+
+        Raises:
+            RefusedError: They make no sense now.
+            NotInChargeError: Another agent watches this cluster; it would not hear them.
+        """
+        if not self._had_lock or self.late_s() is not None:
+            raise NotInChargeError("this agent is not in charge (yet, or any more): try again in a moment")
+        objection = people.objection(self.loop.belief, said)
+        if objection is not None:
+            raise RefusedError(objection)
+        await self.loop.hear(said)
+        text = people.sentence(self.loop.belief, said)
+        log.info("%s", text)
+        return text
 
     # --- reads, all from memory ---
 

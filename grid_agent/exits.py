@@ -1,4 +1,4 @@
-"""The documented exit codes of every command."""
+"""The documented exit codes of every command, and the refusals that become one of them."""
 
 from enum import IntEnum
 
@@ -16,3 +16,11 @@ class Exit(IntEnum):
 
 
 OF_STATUS = {"pass": Exit.PASS, "warn": Exit.WARN, "fail": Exit.FAIL}
+
+
+class RefusedError(Exception):
+    """A guard, or the state of things, does not permit it now; the text says why in one sentence."""
+
+
+class NotInChargeError(Exception):
+    """Another agent holds the lock of this cluster."""

@@ -48,6 +48,7 @@ class Loop:
         self.clock = clock
         self._edges = edges
         self._events: list[m.Event] = []
+        self._heard: list[asyncio.Future[None]] = []
         self._arrived = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticked_at: float | None = None
@@ -61,6 +62,13 @@ class Loop:
         self._events += events
         if any(map(self._is_news, events)):
             self._arrived.set()
+
+    async def hear(self, event: m.Event) -> None:
+        """Queue an event, and return when it is part of the belief."""
+        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._heard.append(heard)
+        self.feed(event)
+        await heard
 
     def _is_news(self, event: m.Event) -> bool:
         """Only that a healthy node is still healthy can wait: it is most of what is ever said."""
@@ -77,7 +85,11 @@ class Loop:
             await self._arrived.wait()
             self._arrived.clear()
             events, self._events = self._events, []
+            heard, self._heard = self._heard, []
             await self._step(events)
+            for one in heard:
+                if not one.done():
+                    one.set_result(None)
 
     async def _step(self, events: Sequence[m.Event]) -> None:
         # What people said is read at every step, so that nothing is restarted that was stopped just now.

@@ -164,6 +164,10 @@ class SimulatedCluster:
         """Let the GCS be silent for some time."""
         self.gcs_silent_until = self.clock.now + seconds
 
+    def say(self, said: m.PersonSaid) -> None:
+        """A person says something through the API."""
+        self._deliver(said)
+
     def stop(self, name: str) -> None:
         """A person stops the node, as stop.py does."""
         self.stopped |= {name}

@@ -1,7 +1,7 @@
 """Repairs that do not help stop every repair, until a person has looked.
 
 A repair has helped when its node stayed ALIVE for `HELPED_S` and no fewer nodes are ALIVE than before. It has
-not when it failed, when its node died again within the probation, or when things got worse. Nodes in a row
+not when it failed, when its node died before that, or when fewer nodes are ALIVE. Nodes in a row
 are counted, not attempts: one hopeless node uses up its own budget and stops nobody else's repairs.
 Pure; called by `repair` and `step`.
 """

@@ -17,7 +17,7 @@ LOOKING = (m.LookAtHost, m.ProveNode, m.Notify)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the journal's history. `kind`: moved, refused, ordered or ended; `body` is plain JSON."""
+    """One line of the history. `kind`: said, moved, refused, ordered or ended; `body` is plain JSON."""
 
     at: float
     kind: str
@@ -31,10 +31,17 @@ def lines(
 ) -> tuple[Line, ...]:
     """The lines of one step, in the order in which things happened."""
     return (
+        *_said(events, now),
         *_ended(before, events, now),
         *_moved(before, after, now),
         *_ordered(after, orders, now),
     )
+
+
+def _said(events: Iterable[m.Event], now: float) -> Iterator[Line]:
+    for event in events:
+        if isinstance(event, m.PersonSaid):
+            yield Line(now, "said", event.node or "", None, _named(event))
 
 
 def _ended(before: Belief, events: Iterable[m.Event], now: float) -> Iterator[Line]:

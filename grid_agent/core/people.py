@@ -28,6 +28,18 @@ def objection(belief: Belief, said: m.PersonSaid) -> str | None:
     return None
 
 
+def sentence(belief: Belief, said: m.PersonSaid) -> str:
+    """What holds after these words were heard, for whoever said them."""
+    node = belief.nodes.get(said.node) if said.node is not None else None
+    match said.verb:
+        case m.Verb.PAUSE if belief.paused is not None:
+            return f"repairs are paused by {guard.said(belief.paused)}"
+        case m.Verb.CORDON if node is not None and node.cordon is not None:
+            return f"{node.name} is left alone: cordoned by {guard.said(node.cordon)}"
+    done = {m.Verb.RESUME: "resumed repairs", m.Verb.CLOSE_BREAKER: "closed the breaker"}
+    return f"{said.by} {done.get(said.verb, f'{said.verb}ed {said.node}')}: {said.reason}"
+
+
 def hear(belief: Belief, said: m.Event, now: float) -> Belief:
     """Fold one person's words in; what makes no sense any more changes nothing."""
     if not isinstance(said, m.PersonSaid) or objection(belief, said) is not None:

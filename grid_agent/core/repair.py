@@ -67,8 +67,9 @@ def died(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief
         belief = incidents.reopen(belief, node, now, policy.flap_window_s)
     if belief.nodes[node.name].incident_id is None:
         belief = incidents.open_for(belief, node, now, policy.mass_window_s)
-    in_probation = node.tries > 0 and node.attempts and node.attempts[-1].ok
-    return breaker.in_vain(belief, belief.nodes[node.name], now, policy) if in_probation else belief
+    last = node.attempts[-1] if node.attempts else None
+    too_soon = last is not None and last.ok and last.helped is None
+    return breaker.in_vain(belief, belief.nodes[node.name], now, policy) if too_soon else belief
 
 
 def consider(

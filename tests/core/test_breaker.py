@@ -58,7 +58,11 @@ def test_a_repair_that_lasts_ends_the_row_and_one_that_does_not_joins_it() -> No
     assert story.belief.breaker.unhelpful == ("gpu1", "gpu2")
     story.see(after=1)
     assert story.belief.breaker.unhelpful == ()
-    story.die("gpu3", life="b")  # within its probation: the repair had not helped after all
+    story.die("gpu3", life="b")  # it had helped: this is a new death
+    assert story.belief.breaker.unhelpful == ()
+    story.see(repaired("gpu3", 2), after=3)
+    story.come_back("gpu3", "c")
+    story.die("gpu3", life="c")
     assert story.belief.breaker.unhelpful == ("gpu3",)
 
 

@@ -55,6 +55,35 @@ async def keep(path: Path, story: Story, now: float | None = None) -> None:
         assert journal.trouble is None
 
 
+async def test_what_people_said_and_how_often_was_tried_survives(tmp_path: Path) -> None:
+    path, story = tmp_path / "journal.sqlite", Story(4)
+    story.see(
+        m.PersonSaid(m.Verb.PAUSE, "alice", "new switches", for_s=3600),
+        m.PersonSaid(m.Verb.CORDON, "alice", "fan", "gpu2"),
+    )
+    story.die("gpu1")
+    opened_at = replace(story.belief.breaker, unhelpful=("gpu3",), opened_at=story.now, why="gpu3")
+    story.belief = replace(story.belief, breaker=opened_at)
+    story.change("gpu1", tries=3, next_attempt_at=story.now + 50)
+    await keep(path, story)
+    async with opened(path, wall=lambda: story.now) as journal:
+        found = await journal.open(nothing_yet(story), story.now)
+    assert (found.paused, found.breaker, found.repairs) == (
+        story.belief.paused,
+        story.belief.breaker,
+        story.belief.repairs,
+    )
+    for name in ("gpu1", "gpu2"):
+        was, now = story.node(name), found.nodes[name]
+        assert (now.state, now.cordon, now.tries, now.deaths) == (
+            was.state,
+            was.cordon,
+            was.tries,
+            was.deaths,
+        )
+        assert now.next_attempt_at == was.next_attempt_at
+
+
 def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
     with sqlite3.connect(path) as db:
         found = db.execute(sql).fetchall()

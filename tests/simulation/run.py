@@ -43,6 +43,8 @@ def harm(cluster: SimulatedCluster) -> None:
 
 def person(cluster: SimulatedCluster) -> None:
     """Somebody looks by now and then: what is stopped or given up is started again, mostly."""
+    if cluster.belief.breaker.opened_at is not None:
+        cluster.say(m.PersonSaid(m.Verb.CLOSE_BREAKER, "somebody", "looked at it"))
     for name in cluster.workers:
         if cluster.state(name) in (State.CORDONED, State.GAVE_UP) and cluster.rng.random() < 0.7:
             cluster.stop(name)
