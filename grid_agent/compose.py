@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from config.paths import StatePaths, temp_dir
+from config.settings import Agent as AgentSettings
 from config.settings import Settings
 from grid_agent import metrics, repair_plan
 from grid_agent.core import messages as m
@@ -163,7 +164,7 @@ class Agent:
                 await asyncio.sleep(LOCK_POLL_S)
             await self._remember()
             self._had_lock = True
-            self._schedule()
+            schedule(self._scheduler, self.loop, self.settings.agent)
             log.info("watching %s in mode %s", self.settings.cluster, self.settings.agent.mode)
             try:
                 await self.loop.run()
@@ -184,31 +185,6 @@ class Agent:
             sent = self.journal.sent.get(incident.id)
             if incident.open or (sent is not None and sent.shown < incident.revision):
                 self._edges.notifier.put(incident)
-
-    def _schedule(self) -> None:
-        every, now = self.settings.agent, datetime.now(UTC)
-        jobs = (
-            (self.loop.tick, TICK_S),
-            (self.loop.list_nodes, LIST_UNSETTLED_S),
-            (self.loop.beat, every.heartbeat_every_s),
-            (self.loop.probe, every.probe_every_s),
-            (self.loop.keep_ready, READY_EVERY_S),
-        )
-        # Each at a moment of its own: work that comes all at once would be read as slow heartbeats.
-        for number, (job, seconds) in enumerate(jobs):
-            self._scheduler.add_job(
-                job,
-                "interval",
-                seconds=seconds,
-                next_run_time=now + timedelta(seconds=number * PHASE_S),
-                misfire_grace_time=None,  # the default skips a job that is a second late, in silence
-                coalesce=True,
-                max_instances=1,
-            )
-        logging.getLogger("apscheduler").setLevel(
-            logging.ERROR
-        )  # a sweep that outlasts its interval is no news
-        self._scheduler.start()
 
     async def stop(self) -> None:
         """Let go of everything."""
@@ -321,6 +297,33 @@ class Agent:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
+
+
+def schedule(scheduler: AsyncIOScheduler, loop: Loop, every: AgentSettings) -> None:
+    """Run the loop's jobs from now on, each at its interval and at a moment of its own.
+
+    Work that comes all at once would be read as slow heartbeats.
+    """
+    now = datetime.now(UTC)
+    jobs = (
+        (loop.tick, TICK_S),
+        (loop.list_nodes, LIST_UNSETTLED_S),
+        (loop.beat, every.heartbeat_every_s),
+        (loop.probe, every.probe_every_s),
+        (loop.keep_ready, READY_EVERY_S),
+    )
+    for number, (job, seconds) in enumerate(jobs):
+        scheduler.add_job(
+            job,
+            "interval",
+            seconds=seconds,
+            next_run_time=now + timedelta(seconds=number * PHASE_S),
+            misfire_grace_time=None,  # the default skips a job that is a second late, in silence
+            coalesce=True,
+            max_instances=1,
+        )
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a sweep that outlasts its interval is no news
+    scheduler.start()
 
 
 class PrivateFileHandler(logging.handlers.RotatingFileHandler):

@@ -21,7 +21,7 @@ from grid_agent.core.step import step
 TICK_S = 0.5
 LIST_EVERY_S = 1.0
 LIST_UNSETTLED_S = 0.2
-ON_THE_WAY = frozenset({State.JOINING, State.REPAIRING})
+ON_THE_WAY = (State.JOINING, State.REPAIRING)
 log = logging.getLogger("grid_agent.loop")
 
 
@@ -96,7 +96,8 @@ class Loop:
         heard = (*events, m.PeopleStopped(self._edges.people.stopped()))
         before, now = self.belief, self.clock()
         self.belief, orders = step(before, heard, now, self.policy)
-        self._edges.heartbeats.follow(self.belief.nodes.values())
+        if any(isinstance(event, m.NodesListed) for event in events):
+            self._edges.heartbeats.follow(self.belief.nodes.values())
         self._edges.probes.let_go(n.name for n in self.belief.nodes.values() if n.state is State.CORDONED)
         # An order starts when it is on the disk: whoever comes after us must know what we have begun.
         await self._edges.journal.save(before, self.belief, heard, orders, now)
@@ -154,7 +155,7 @@ class Loop:
 
     async def list_nodes(self) -> None:
         """The GCS node table: every second, and five times as often while a node is on its way."""
-        settled = not any(n.state in ON_THE_WAY for n in self.belief.nodes.values())
+        settled = not any(self.belief.nodes[name].state in ON_THE_WAY for name in self.belief.busy)
         now = self.clock()
         if now - self._listed_at < (LIST_EVERY_S if settled else LIST_UNSETTLED_S) - 0.01:
             return

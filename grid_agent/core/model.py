@@ -317,6 +317,7 @@ class Belief:
     everyone_at: float | None = field(default=None, metadata=TRANSIENT)
     breaker: Breaker = Breaker()
     paused: Word | None = None
+    busy: tuple[str, ...] = ()  # the nodes that were not at rest when the last step ended
 
 
 @dataclass(frozen=True, slots=True)

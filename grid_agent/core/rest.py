@@ -5,6 +5,7 @@ changes nothing, and a thousand of them several times a second cost a tenth of a
 depend on time alone for such a node, it is late by `EVERYONE_S` at most. Called by `step`.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from grid_agent.core.model import Belief, NodeBelief, State
@@ -24,8 +25,13 @@ def awake(belief: Belief, before: Belief, now: float) -> tuple[Belief, list[str]
     waited = belief.everyone_at is None or now - belief.everyone_at >= EVERYONE_S
     if len(belief.nodes) <= SMALL or waited:
         return replace(belief, everyone_at=now), list(belief.nodes)
-    old = before.nodes
-    return belief, [k for k, n in belief.nodes.items() if n is not old.get(k) or not at_rest(n)]
+    old, busy = before.nodes, frozenset(before.busy)
+    return belief, [k for k, n in belief.nodes.items() if n is not old.get(k) or k in busy]
+
+
+def note(belief: Belief, judged: Iterable[str]) -> Belief:
+    """Return the belief with the names of those that the next step must judge even if nothing new is seen."""
+    return replace(belief, busy=tuple(k for k in judged if not at_rest(belief.nodes[k])))
 
 
 def at_rest(node: NodeBelief) -> bool:

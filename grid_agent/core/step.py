@@ -56,7 +56,8 @@ def step(
         belief, more = _act(belief, belief.nodes[name], now, policy)
         orders += more
     belief, changed = incidents.revise(belief, before.incidents)
-    belief = evidence.shared_table(incidents.trim(belief, policy.max_incidents))
+    belief = rest.note(incidents.trim(belief, policy.max_incidents), awake)
+    belief = evidence.shared_table(belief)
     return belief, (*orders, *(m.Notify(i) for i in changed))
 
 

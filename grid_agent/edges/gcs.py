@@ -95,6 +95,7 @@ class _Private:
             ("grpc.max_receive_message_length", 64 * 1024 * 1024),
         )
         self._pb = gcs_service_pb2
+        self._known: dict[tuple[bytes, int], m.NodeRow] = {}
         self._channel = init_grpc_channel(address, options, asynchronous=True)
         self._stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(self._channel)
         self._kv = gcs_service_pb2_grpc.InternalKVGcsServiceStub(self._channel)
@@ -102,7 +103,15 @@ class _Private:
     async def rows(self, timeout_s: float) -> list[m.NodeRow]:
         reply = await self._stub.GetAllNodeInfo(self._pb.GetAllNodeInfoRequest(), timeout=timeout_s)
         _check(reply.status)
-        return [_row(info) for info in reply.node_info_list]
+        return self._rows(reply.node_info_list)
+
+    def _rows(self, listed: Any) -> list[m.NodeRow]:
+        """Of one incarnation nothing changes but whether it lives: its row is made once for each."""
+        known, self._known = self._known, {}
+        for info in listed:
+            key = (info.node_id, info.state)
+            self._known[key] = known.get(key) or _row(info)
+        return list(self._known.values())
 
     async def unregister(self, node_id: str, text: str, timeout_s: float) -> None:
         request = self._pb.UnregisterNodeRequest(node_id=bytes.fromhex(node_id))

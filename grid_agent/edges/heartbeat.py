@@ -62,15 +62,20 @@ class Heartbeats:
 
     def follow(self, nodes: Iterable[NodeBelief]) -> None:
         """Hold a channel to each of these incarnations, and to no other."""
-        wanted = {n.name: n.incarnation for n in nodes if n.incarnation is not None and n.incarnation.port}
-        for name, line in list(self._lines.items()):
-            new = wanted.get(name)
-            if new is not line.to and new != line.to:
-                del self._lines[name]
+        gone = set(self._lines)
+        for node in nodes:
+            to, line = node.incarnation, self._lines.get(node.name)
+            if to is None or not to.port:
+                continue
+            if line is not None and (line.to is to or line.to == to):
+                gone.discard(node.name)
+                continue
+            if line is not None:
+                gone.discard(node.name)
                 line.close()
-        for name, to in wanted.items():
-            if name not in self._lines and to is not None:
-                self._lines[name] = _Line(name, to, self._feed)
+            self._lines[node.name] = _Line(node.name, to, self._feed)
+        for name in gone:
+            self._lines.pop(name).close()
 
     @property
     def rotation_s(self) -> float:

@@ -136,7 +136,7 @@ def test_nodes_at_rest_need_no_judging(history: list[Batch], policy: Policy) -> 
         patch.setattr(rest, "SMALL", 0)
         some, same_orders = play(history, policy, joined=True)
     assert same_orders == orders
-    assert replace(some, everyone_at=whole.everyone_at) == whole
+    assert replace(some, everyone_at=whole.everyone_at) == whole  # `busy` too: it forgets nobody
 
 
 # --- the bookkeeper itself is awake --------------------------------------------------------------
