@@ -40,5 +40,7 @@ def at_rest(node: NodeBelief) -> bool:
         return False
     if node.incarnation is None or node.proven_id != node.incarnation.node_id:
         return False
+    if node.incident_id is not None or node.cordon is not None or node.tries:
+        return False
     last = node.attempts[-1] if node.attempts else None
-    return node.incident_id is None and (last is None or (last.ended_at is not None and last.told))
+    return last is None or (last.ended_at is not None and last.told and last.helped is not None)
