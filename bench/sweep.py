@@ -1,10 +1,10 @@
 """A thousand simulated raylets, ten killed at once: `python bench/sweep.py`.
 
-The agent's own loop, heartbeats, GCS edge, scheduler and core run in this process, against simulated raylets
-and a stand-in for the GCS in processes of their own. Left out: Ray tasks (the probe of each node, the proof,
-the repair), which do not run without Ray. The look at a host reads /proc of this machine. Prints how long a
-crash takes to be suspected, decided and told, the same for 3 nodes in the same run, and the CPU at rest;
-writes bench/results/sweep.json.
+The agent's own loop, heartbeats, GCS edge, journal, scheduler and core run in this process, against simulated
+raylets and a stand-in for the GCS in processes of their own. Left out: Ray tasks (the probe of each node, the
+proof, the repair), which do not run without Ray. The look at a host reads /proc of this machine. Prints how
+long a crash takes to be suspected, decided and told, the same for 3 nodes in the same run, and the CPU at
+rest; writes bench/results/sweep.json.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from grid_agent.core.step import begin
 from grid_agent.edges import file_limit
 from grid_agent.edges.gcs import Gcs
 from grid_agent.edges.heartbeat import Heartbeats
+from grid_agent.edges.journal import Journal
 from grid_agent.loop import Edges, Loop
 from tests.support.cluster import ROOT, until_true
 from tests.support.raylets import Raylet, Raylets
@@ -176,8 +178,11 @@ async def measure(size: int, kills: int, runs: int, rest_s: float, rng: random.R
         heartbeats = Heartbeats(feed, 0.8 * every_s, every_s, share)
         edge = Gcs(f"127.0.0.1:{port}")
         told = ToldAt(edge)
-        edges = Edges(told, heartbeats, world, world, world, world, world)
-        loop = Loop(begin(nodes, clock()), policy, clock, edges)
+        folder = tempfile.TemporaryDirectory(prefix="grid-agent-sweep-")
+        journal = Journal(Path(folder.name, "journal.sqlite"))
+        belief = await journal.open(begin(nodes, clock()), clock())
+        edges = Edges(told, heartbeats, world, world, world, world, world, journal)
+        loop = Loop(belief, policy, clock, edges)
         news.append(loop)
         running = asyncio.create_task(loop.run())
         scheduler = AsyncIOScheduler()
@@ -200,6 +205,8 @@ async def measure(size: int, kills: int, runs: int, rest_s: float, rng: random.R
             await loop.close()
             await heartbeats.close()
             await edge.close()
+            await journal.close()
+            folder.cleanup()
             await asyncio.sleep(0.5)  # gRPC's own thread has a last word
     merged = {key: [t for each in times for t in each[key]] for key in ("suspect_s", "verdict_s", "told_s")}
     return {**result, **merged, "false": false}

@@ -317,7 +317,7 @@ class Belief:
     everyone_at: float | None = field(default=None, metadata=TRANSIENT)
     breaker: Breaker = Breaker()
     paused: Word | None = None
-    busy: tuple[str, ...] = ()  # the nodes that were not at rest when the last step ended
+    busy: tuple[str, ...] = field(default=(), metadata=TRANSIENT)
 
 
 @dataclass(frozen=True, slots=True)

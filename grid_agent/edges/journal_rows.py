@@ -133,7 +133,9 @@ def same(one: Belief | None, other: Belief) -> bool:
         return True
     if one is None or one.nodes.keys() != other.nodes.keys() or one.incidents is not other.incidents:
         return False
-    return codec.same(one, other) and all(codec.same(one.nodes[k], n) for k, n in other.nodes.items())
+    if not codec.same(one, other):
+        return False
+    return all(one.nodes[k] is n or codec.same(one.nodes[k], n) for k, n in other.nodes.items())
 
 
 def writes(batch: Batch) -> Iterator[Write]:
