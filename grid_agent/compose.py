@@ -147,7 +147,6 @@ class Agent:
         self.loop = Loop(begin(self._nodes, clock()), policy, clock, edges)
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._running: list[asyncio.Task[None]] = []
-        self._noting: set[asyncio.Task[None]] = set()
         self._had_lock = False
 
     # --- life ---
@@ -180,7 +179,7 @@ class Agent:
         fresh = begin((replace(n, since=now) for n in self._nodes), now)
         self.loop.belief = await self.journal.open(fresh, now)
         if self.outbox is not None:
-            self.outbox.restore({k: s.body for k, s in self.journal.sent.items() if s.body.get("ts")})
+            self.outbox.restore({k: s.body for k, s in self.journal.sent.items()})
         for incident in self.loop.belief.incidents.values():
             sent = self.journal.sent.get(incident.id)
             if incident.open or (sent is not None and sent.shown < incident.revision):
@@ -270,15 +269,8 @@ class Agent:
             self.settings.cluster,
             now=clock,
             stuck=lambda why: self._feed(m.SlackChanged(why)),
-            on_delivered=self._delivered,
+            keep=lambda k, row: self.journal.record_sent(k, Sent(int(row["revision"]), row)),
         )
-
-    def _delivered(self, incident_id: int, *_: object) -> None:
-        assert self.outbox is not None
-        sent = Sent(0, self.outbox.snapshot()[incident_id])
-        task = asyncio.create_task(self.journal.record_sent(incident_id, sent))
-        self._noting.add(task)
-        task.add_done_callback(self._noting.discard)
 
     def _raise_file_limit(self) -> None:
         file_limit.raise_soft()

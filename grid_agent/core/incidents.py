@@ -6,16 +6,18 @@ One incident per node at a time; a mass failure makes one for all its nodes. Pur
 from collections.abc import Mapping
 from dataclasses import replace
 
-from grid_agent.core import evidence
+from grid_agent.core import evidence, names
 from grid_agent.core.model import Belief, Cause, Incident, NodeBelief, Phase, State, Step
+
+MAX_STEPS = 2_000
 
 
 def open_for(belief: Belief, node: NodeBelief, now: float, window_s: float) -> Belief:
     """Open an incident for a node with a verdict, or join the one of the mass failure under way."""
     shared = _mass_incident(belief, window_s)
     if shared is not None:
-        names = (*shared.nodes, node.name)
-        joined = replace(shared, nodes=tuple(dict.fromkeys(names)), steps=_with(shared, now, _found(node)))
+        everyone = tuple(dict.fromkeys((*shared.nodes, node.name)))
+        joined = replace(shared, nodes=everyone, steps=_with(shared, now, _found(node), node.name))
         return _attach(belief, joined, node)
     incident = Incident(
         id=belief.next_incident_id,
@@ -26,8 +28,8 @@ def open_for(belief: Belief, node: NodeBelief, now: float, window_s: float) -> B
         opened_at=now,
         failed_at=node.failed_at if node.failed_at is not None else now,
         evidence=node.evidence,
-        steps=(Step(now, _found(node)),),
     )
+    incident = replace(incident, steps=_with(incident, now, _found(node), node.name))
     return _attach(replace(belief, next_incident_id=incident.id + 1), incident, node)
 
 
@@ -47,7 +49,8 @@ def add(belief: Belief, node: NodeBelief, text: str, now: float, phase: Phase | 
     incident = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
     if incident is None or not incident.open:
         return belief
-    told = replace(incident, steps=_with(incident, now, text), phase=phase or incident.phase)
+    steps = _with(incident, now, text, node.name)
+    told = replace(incident, steps=steps, phase=phase or incident.phase, next_attempt_at=node.next_attempt_at)
     if any(n.state is State.GAVE_UP and n.incident_id == told.id for n in belief.nodes.values()):
         told = replace(told, phase=Phase.NEEDS_PERSON)  # whatever becomes of its other nodes
     return replace(belief, incidents={**belief.incidents, told.id: told})
@@ -59,7 +62,7 @@ def resolve(belief: Belief, node: NodeBelief, text: str, now: float) -> Belief:
     belief = evidence.put(belief, replace(node, incident_id=None))
     if incident is None or not incident.open:
         return belief
-    told = replace(incident, steps=_with(incident, now, text))
+    told = replace(incident, steps=_with(incident, now, text, node.name), next_attempt_at=None)
     others = [n for n in belief.nodes.values() if n.incident_id == incident.id]
     if not others:
         told = replace(told, phase=Phase.RESOLVED, resolved_at=now)
@@ -68,9 +71,9 @@ def resolve(belief: Belief, node: NodeBelief, text: str, now: float) -> Belief:
     return replace(belief, incidents={**belief.incidents, told.id: told})
 
 
-def merge(belief: Belief, names: tuple[str, ...], now: float) -> Belief:
+def merge(belief: Belief, failing: tuple[str, ...], now: float) -> Belief:
     """A mass failure begins: the open incidents of these nodes become one, the oldest."""
-    ids = sorted({i for i in (belief.nodes[name].incident_id for name in names) if i is not None})
+    ids = sorted({i for i in (belief.nodes[name].incident_id for name in failing) if i is not None})
     if not ids:
         return belief
     held = [n for n in belief.nodes.values() if n.incident_id in ids]
@@ -79,7 +82,9 @@ def merge(belief: Belief, names: tuple[str, ...], now: float) -> Belief:
     for old in ids[1:]:
         gone = incidents[old]
         text = f"rolled up into incident {first.id}: many nodes at once"
-        incidents[old] = replace(gone, phase=Phase.RESOLVED, resolved_at=now, steps=_with(gone, now, text))
+        incidents[old] = replace(
+            gone, phase=Phase.RESOLVED, resolved_at=now, steps=_with(gone, now, text), rolled_into=first.id
+        )
     belief = evidence.put_all(belief, [replace(node, incident_id=first.id) for node in held])
     everyone = tuple(dict.fromkeys((*first.nodes, *(n.name for n in held))))
     incidents[first.id] = replace(first, nodes=everyone)
@@ -129,10 +134,20 @@ def _attach(belief: Belief, incident: Incident, node: NodeBelief) -> Belief:
     return replace(belief, incidents={**belief.incidents, incident.id: incident})
 
 
-def _with(incident: Incident, now: float, text: str) -> tuple[Step, ...]:
-    if incident.steps and incident.steps[-1].text == text:
-        return incident.steps
-    return (*incident.steps, Step(now, text))
+def _with(incident: Incident, now: float, text: str, name: str = "") -> tuple[Step, ...]:
+    """The steps and this one; the same said of several nodes at one moment is one step."""
+    steps = incident.steps
+    about = " ".join(text.replace(name, "", 1).replace(" :", ":").split()) if name else ""
+    last = steps[-1] if steps else None
+    if last is not None and last.text == text:
+        return steps
+    if last is not None and about and (last.at, last.about) == (now, about):
+        both = (*last.nodes, name)
+        rolled = f"{names.fold(both)}: {about.removeprefix('is ')}"
+        return (*steps[:-1], Step(now, rolled, both, about))
+    if len(steps) >= MAX_STEPS:
+        return steps  # the journal's history goes on
+    return (*steps, Step(now, text, (name,), about))
 
 
 def _found(node: NodeBelief) -> str:

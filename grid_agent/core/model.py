@@ -239,10 +239,12 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of an incident's story."""
+    """One line of an incident's story. `nodes` and `about`: what it was made of, so that others can join."""
 
     at: float
     text: str
+    nodes: tuple[str, ...] = field(default=(), compare=False, metadata=TRANSIENT)
+    about: str = field(default="", compare=False, metadata=TRANSIENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,8 @@ class Incident:
     steps: tuple[Step, ...] = ()
     resolved_at: float | None = None
     revision: int = 0  # counts the steps of the core that changed it
+    rolled_into: int | None = None  # the incident that tells the story of this one, too
+    next_attempt_at: float | None = None
 
     @property
     def open(self) -> bool:

@@ -59,6 +59,14 @@ def settle(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
     return breaker.in_vain(belief, failed, now, policy)
 
 
+def what_helped(node: NodeBelief) -> str:
+    """Why a node that was lost can be used again; asked when a task has run on it."""
+    last = node.attempts[-1] if node.attempts else None
+    if last is None or node.failed_at is None or last.started_at < node.failed_at or last.ok is False:
+        return "it came back without a repair, and a task has run on it"
+    return f"attempt {last.number}, a restart by a task on {last.run_on}, helped; a task has run on it"
+
+
 def died(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
     """A node has just been found dead: open its incident, and count what that says of earlier repairs."""
     node = ladder.died(node, now, policy)

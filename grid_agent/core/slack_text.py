@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from grid_agent.core import names
 from grid_agent.core.model import Incident, Phase
 
 Block = dict[str, Any]
@@ -19,6 +20,7 @@ Block = dict[str, Any]
 HEADER_LIMIT = 150
 SECTION_LIMIT = 3000
 TEXT_LIMIT = 3000
+MANY = 3  # nodes; an incident of more names the first ones in its header, all in its body
 
 _MARK = {Phase.FIRING: "🔴", Phase.REPAIRING: "🟠", Phase.NEEDS_PERSON: "🆘", Phase.RESOLVED: "🟢"}
 _LAST = {
@@ -57,18 +59,18 @@ def root(incident: Incident, now: float, cluster: str) -> Message:
     head = f"{_MARK[incident.phase]} {incident.phase.value}: {_who(incident.nodes)}"
     evidence = [escape(line, 500) for line in incident.evidence[:2]]
     last = escape(incident.steps[-1].text, 1000) if incident.steps else "nothing done yet"
-    doing = f"{_LAST[incident.phase]}: {last}"
+    doing = f"{_LAST[incident.phase]}: {last}{_next(incident)}"
     lasted = _lasted(incident, now)
     where = ", ".join(part for part in (escape(incident.host, 100), escape(cluster, 60)) if part)
     text = "\n".join((f"{head}: {incident.cause.value} ({where})", *evidence, doing, lasted))
     body = [f"*{incident.cause.value}* ({where})", *evidence]
-    if len(incident.nodes) > 3:
-        body.append(f"Nodes: {escape(', '.join(incident.nodes), 1000)}")
+    if len(incident.nodes) > MANY:
+        body.append(f"Nodes: {escape(names.fold(incident.nodes), 1000)}")
     blocks = (
         {"type": "header", "text": {"type": "plain_text", "text": head, "emoji": False}},
         _section("\n".join(body)),
         _section(doing),
-        {"type": "context", "elements": [_mrkdwn(f"incident {incident.id}, {lasted}")]},
+        {"type": "context", "elements": [_mrkdwn(_footer(incident, lasted))]},
     )
     return Message(text, blocks)
 
@@ -123,8 +125,8 @@ def _who(nodes: tuple[str, ...]) -> str:
         return "the cluster"
     if len(nodes) == 1:
         return escape(nodes[0], 100)
-    more = f" … and {len(nodes) - 3} more" if len(nodes) > 3 else ""
-    return f"{len(nodes)} nodes: {', '.join(escape(name, 25) for name in nodes[:3])}{more}"
+    more = f" … and {len(nodes) - MANY} more" if len(nodes) > MANY else ""
+    return f"{len(nodes)} nodes: {', '.join(escape(name, 25) for name in nodes[:MANY])}{more}"
 
 
 def _lasted(incident: Incident, now: float) -> str:
@@ -134,6 +136,17 @@ def _lasted(incident: Incident, now: float) -> str:
     # A message is edited only when something changes, so the age is dated.
     age = _duration(now - incident.failed_at)
     return f"since {_utc(incident.failed_at)}, for {age} at {_utc(now)}"
+
+
+def _next(incident: Incident) -> str:
+    if incident.next_attempt_at is None or incident.phase is not Phase.FIRING:
+        return ""
+    return f"\nNext attempt at {_utc(incident.next_attempt_at)}"
+
+
+def _footer(incident: Incident, lasted: str) -> str:
+    more = f"; every step: `grid-agent incidents {incident.id}`" if len(incident.nodes) > MANY else ""
+    return f"incident {incident.id}, {lasted}{more}"
 
 
 def _duration(seconds: float) -> str:

@@ -145,15 +145,13 @@ def _back(belief: Belief, node: NodeBelief, now: float) -> Belief:
     if node.state is State.ALIVE:
         return belief
     was_open = node.incident_id is not None
-    took_s = now - node.failed_at if node.failed_at is not None else now - node.since
     alive = replace(
         lifecycle.move(node, State.ALIVE, now, None), evidence=(), refusal=None, next_attempt_at=None
     )
     belief = evidence.put(belief, alive)
     if not was_open:
         return belief
-    text = f"{node.name} is ALIVE: a task pinned to it has run, {took_s:.1f} s after it failed"
-    return incidents.resolve(belief, alive, text, now)
+    return incidents.resolve(belief, alive, f"{node.name} is ALIVE: {repair.what_helped(node)}", now)
 
 
 def _hold(belief: Belief, now: float, policy: Policy) -> Belief:

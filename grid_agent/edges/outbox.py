@@ -1,21 +1,22 @@
 """What people are told about incidents, in order and without loss, while Slack comes and goes.
 
-The loop puts the newest value of an incident; one task sends. Per incident: one message, edited when its
-content changes, and one thread reply per step. Steps are counted, so an incident may only append to them.
-Delivery is at least once. Not thread-safe: call everything on one event loop.
+The loop puts the newest value of an incident; one task sends. What is about to be posted is kept first
+(`keep`), so that a post whose answer never came is looked for in the channel before it is sent again: by
+this agent or by the next one. Not thread-safe: call everything on one event loop.
 """
 
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
-from uuid import uuid4, uuid5
+from typing import Any
+from uuid import UUID, uuid5
 
 from grid_agent.core.model import Incident, Phase
 from grid_agent.core.slack_text import root, step, summary
+from grid_agent.edges.outbox_thread import Part, Thread
 from grid_agent.edges.slack import Delivered, Outcome, Refused, Retry, SlackClient
 
 log = logging.getLogger(__name__)
@@ -23,24 +24,12 @@ log = logging.getLogger(__name__)
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STUCK_AFTER = 5
 REMEMBERED = 100  # delivered and resolved incidents whose thread is still known
+CHANNEL_ID = re.compile("[CGD][A-Z0-9]{5,}")
+SKEW_S = 600.0  # between Slack's clock and ours, at most
 
-_Part = Literal["root", "edit", "step", "wait", "nothing"]
 
-
-@dataclass(slots=True)
-class _Thread:
-    """What Slack shows of one incident. `incident` None: known from before a restart only."""
-
-    incident: Incident | None = None
-    channel_id: str = ""
-    ts: str = ""
-    steps_posted: int = 0
-    shown: str = ""  # digest of the root message as last shown
-    tried: str = ""  # digest of a root that Slack may have taken although the answer did not arrive
-    edit_after: float = 0.0  # on the event loop's clock
-    roots: int = 0
-    usable: bool = True  # Slack has taken an edit or a reply since the root was posted
-    restored: bool = False  # nothing has been delivered to it in this life
+async def _nobody(_: int, __: Mapping[str, Any]) -> None:
+    """Keeps nothing."""
 
 
 class Outbox:
@@ -49,12 +38,13 @@ class Outbox:
     Args:
         client: Closed by its owner, after `run` has ended.
         channel: Name or id, for first messages; edits and replies use the id that Slack returned.
-        now: The clock of the incidents, in seconds.
+        now: The clock of the incidents, in seconds since the epoch.
         stuck: Told why nothing gets through, at once when Slack refuses and after STUCK_AFTER failed
             tries in a row otherwise; told None when it flows again.
-        on_delivered: Told `(incident_id, channel_id, ts, steps_posted)`, `ts` of the thread, after each
-            delivery: what `restore` needs after a restart.
-        min_edit_s: Shortest time between two edits of one message.
+        keep: Awaited with `(incident_id, row)` before each post and after each delivery: the row that
+            `restore` needs after a restart. Must not raise.
+        min_edit_s: Shortest time between two edits of one message; all other waits for an edit, and that
+            for the first message, are multiples of it.
         backoff_s: Waits after the first, second, … failed try, unless Slack says how long.
     """
 
@@ -66,7 +56,7 @@ class Outbox:
         *,
         now: Callable[[], float],
         stuck: Callable[[str | None], None] = lambda _: None,
-        on_delivered: Callable[[int, str, str, int], None] = lambda *_: None,
+        keep: Callable[[int, Mapping[str, Any]], Awaitable[None]] = _nobody,
         min_edit_s: float = 1.0,
         backoff_s: Sequence[float] = BACKOFF_S,
         refused_s: float = 30.0,
@@ -76,15 +66,14 @@ class Outbox:
         self._cluster = cluster
         self._now = now
         self._stuck = stuck
-        self._on_delivered = on_delivered
+        self._keep = keep
         self._min_edit_s = min_edit_s
         self._backoff_s = tuple(backoff_s)
         self._refused_s = refused_s
-        self._threads: dict[int, _Thread] = {}
-        self._done: dict[int, _Thread] = {}
+        self._threads: dict[int, Thread] = {}
+        self._done: dict[int, Thread] = {}
         self._failures = 0
         self._stuck_reason: str | None = None
-        self._keys = uuid4()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -92,8 +81,8 @@ class Outbox:
     def put(self, incident: Incident) -> None:
         """Take the newest value of an incident; values not yet sent are replaced by it."""
         if incident.id not in self._threads:
-            known = incident.id in self._done
-            self._threads[incident.id] = self._done.pop(incident.id) if known else _Thread()
+            fresh = Thread(wait_until=asyncio.get_running_loop().time() + self._min_edit_s)
+            self._threads[incident.id] = self._done.pop(incident.id, fresh)
         self._threads[incident.id].incident = incident
         self._idle.clear()
         self._wake.set()
@@ -121,51 +110,46 @@ class Outbox:
                 await self._idle.wait()
         return self._idle.is_set()
 
-    def snapshot(self) -> dict[int, dict[str, Any]]:
-        """The threads that may still change: incident id -> channel_id, ts, steps_posted, shown."""
-        names = ("channel_id", "ts", "steps_posted", "shown")
-        kept = ((key, thread) for key, thread in self._threads.items() if thread.ts)
-        return {key: {name: getattr(thread, name) for name in names} for key, thread in kept}
-
-    def restore(self, threads: Mapping[int, Mapping[str, Any]]) -> None:
-        """Continue threads of an earlier life. Call before the first `put`. `shown` may be missing."""
-        for incident_id, row in threads.items():
-            known = (row["channel_id"], row["ts"], row["steps_posted"], row.get("shown", ""))
-            self._threads[int(incident_id)] = _Thread(None, *known, restored=True)
+    def restore(self, rows: Mapping[int, Mapping[str, Any]]) -> None:
+        """Continue what an earlier life has kept. Call before the first `put`, on the event loop."""
+        self._threads |= {int(key): Thread.of_row(row, self._moved_s()) for key, row in rows.items()}
 
     async def _send_all(self) -> float | None:
         """Send what may be sent now. Seconds until more may be, None when nothing is left."""
         loop, waits = asyncio.get_running_loop(), list[float]()
         for incident_id, thread in list(self._threads.items()):
-            while (part := self._next(thread, loop.time())) not in {"wait", "nothing"}:
+            while True:
+                part, later = self._next(thread, loop.time())
+                if part is None:
+                    break
                 await self._send(thread, part)
-            if part == "wait":
-                waits.append(thread.edit_after - loop.time())
-            elif thread.incident is not None and not thread.incident.open:
-                self._done[incident_id] = self._threads.pop(incident_id)
-                if len(self._done) > REMEMBERED:
-                    del self._done[next(iter(self._done))]
+            if later is not None:
+                waits.append(max(0.0, later - loop.time()))
+            elif thread.incident is not None:
+                await self._all_shown(incident_id, thread)
         return min(waits, default=None)
 
-    def _next(self, thread: _Thread, at: float) -> _Part:
-        incident = thread.incident
-        if incident is None:
-            return "nothing"
-        changed = thread.shown != self._digest(incident)
-        if not thread.ts:
-            return "root" if changed else "nothing"
-        if changed and at >= thread.edit_after:
-            return "edit"
-        if thread.steps_posted < len(incident.steps):
-            return "step"
-        return "wait" if changed else "nothing"
+    def _next(self, thread: Thread, at: float) -> tuple[Part | None, float | None]:
+        digest = "" if thread.incident is None else self._digest(thread.incident)
+        return thread.next_part(digest, at, self._min_edit_s)
 
-    async def _send(self, thread: _Thread, part: _Part) -> None:
+    async def _all_shown(self, incident_id: int, thread: Thread) -> None:
+        assert thread.incident is not None
+        if thread.revision < thread.incident.revision:
+            thread.revision = thread.incident.revision
+            await self._note(incident_id, thread)
+        if not thread.incident.open:
+            self._done[incident_id] = self._threads.pop(incident_id)
+            if len(self._done) > REMEMBERED:
+                del self._done[next(iter(self._done))]
+
+    async def _send(self, thread: Thread, part: Part) -> None:
         incident = thread.incident
         assert incident is not None
         outcome = await self._say(thread, incident, part)
         if isinstance(outcome, Delivered):
             self._delivered(thread, incident, part, outcome)
+            await self._note(incident.id, thread)
         elif isinstance(outcome, Retry):
             self._failures += 1
             if self._failures >= STUCK_AFTER:
@@ -178,45 +162,82 @@ class Outbox:
         else:
             self._give_way(thread, incident, part, outcome)
 
-    async def _say(self, thread: _Thread, incident: Incident, part: _Part) -> Outcome:
-        if part == "step":
-            index = thread.steps_posted
-            key = self._key(f"{incident.id}/{thread.roots}/step/{index}")
-            return await self._client.post(thread.channel_id, step(incident, index), thread.ts, key)
-        message = root(incident, self._now(), self._cluster)
+    async def _say(self, thread: Thread, incident: Incident, part: Part) -> Outcome:
         if part == "edit":
-            return await self._client.update(thread.channel_id, thread.ts, message)
-        thread.tried = thread.tried or self._digest(incident)
-        return await self._client.post(self._channel, message, key=self._key(f"{incident.id}/{thread.roots}"))
+            return await self._client.update(thread.channel_id, thread.ts, self._root(incident))
+        index = thread.steps_posted
+        key = str(uuid5(UUID(thread.key), f"{thread.roots}/{part}" + (f"/{index}" if part == "step" else "")))
+        if thread.trying is not None and thread.trying["key"] == key:
+            found = await self._find(thread, part)
+            if found is not None:
+                return found
+        else:
+            thread.trying = {"key": key, "digest": self._digest(incident), "at": self._now()}
+            await self._note(incident.id, thread)
+        if part == "step":
+            said = await self._client.post(thread.channel_id, step(incident, index), thread.ts, key)
+        else:
+            thread.trying["digest"] = self._digest(incident)
+            said = await self._client.post(self._channel, self._root(incident), key=key)
+        if isinstance(said, Refused) or (isinstance(said, Retry) and not said.unclear):
+            thread.trying = None  # it is certainly not there
+        return said
 
-    def _delivered(self, thread: _Thread, incident: Incident, part: _Part, said: Delivered) -> None:
+    async def _find(self, thread: Thread, part: Part) -> Delivered | Retry | None:
+        """What was tried before, if Slack has it; None: not there, or not ours to look for."""
+        assert thread.trying is not None
+        channel, parent = (thread.channel_id, thread.ts) if part == "step" else (self._channel_id(), None)
+        found = await self._client.find(channel, thread.trying["key"], thread.trying["at"] - SKEW_S, parent)
+        if isinstance(found, Refused):
+            log.warning("cannot look into the channel (%s): a message may appear twice", found.reason)
+            return None
+        return found
+
+    def _channel_id(self) -> str:
+        """The channel's id, where a name was configured and an earlier message has told the id."""
+        known = (t.channel_id for t in [*self._threads.values(), *self._done.values()] if t.channel_id)
+        return self._channel if CHANNEL_ID.fullmatch(self._channel) else next(known, self._channel)
+
+    def _root(self, incident: Incident) -> Any:
+        return root(incident, self._now(), self._cluster)
+
+    def _delivered(self, thread: Thread, incident: Incident, part: Part, said: Delivered) -> None:
+        at = asyncio.get_running_loop().time()
         if part == "step":
             thread.steps_posted += 1
         else:
-            thread.shown = self._digest(incident)
-            thread.edit_after = asyncio.get_running_loop().time() + self._min_edit_s
+            thread.shown, thread.phase = self._digest(incident), str(incident.phase)
+        if part == "edit":
+            thread.edited(at)
         if part == "root":
-            thread.channel_id, thread.ts = said.channel_id, said.ts
-            # The key may have brought up an earlier try with older content: then edit it.
-            thread.shown = thread.shown if thread.shown == thread.tried else ""
-            thread.tried = ""
+            thread.channel_id, thread.ts, thread.posted_at = said.channel_id, said.ts, at
+            # An earlier try may have been found, with older content: then it is edited.
+            tried = thread.trying["digest"] if thread.trying else ""
+            thread.shown = thread.shown if thread.shown == tried else ""
+        if part != "edit":
+            thread.trying = None
         thread.usable, thread.restored = part != "root", False
         self._failures = 0
         self._set_stuck(None)
-        self._on_delivered(incident.id, thread.channel_id, thread.ts, thread.steps_posted)
 
-    def _give_way(self, thread: _Thread, incident: Incident, part: _Part, said: Refused) -> None:
+    def _give_way(self, thread: Thread, incident: Incident, part: Part, said: Refused) -> None:
         """Slack will never take this part as it is: post a new root, or go on without the part."""
         log.warning("Slack refuses the %s of incident %d: %s", part, incident.id, said.reason)
         if said.kind == "channel" or (said.kind == "gone" and (part == "edit" or thread.usable)):
             # A restored thread may be in a channel that is no longer the configured one.
-            thread.ts = thread.shown = ""
-            thread.restored = False
+            thread.ts = thread.shown = thread.channel_id = ""
+            thread.restored, thread.trying = False, None
             thread.roots += 1
         elif part == "step":
             thread.steps_posted += 1
         else:
             thread.shown = self._digest(incident)
+
+    async def _note(self, incident_id: int, thread: Thread) -> None:
+        await self._keep(incident_id, thread.row(self._moved_s()))
+
+    def _moved_s(self) -> float:
+        return self._now() - asyncio.get_running_loop().time()
 
     def _set_stuck(self, reason: str | None) -> None:
         if reason != self._stuck_reason:
@@ -227,9 +248,6 @@ class Outbox:
         # At a fixed time: an open incident that merely grows older is no reason to edit.
         message = root(incident, incident.opened_at, self._cluster)
         return hashlib.sha256(repr(message).encode()).hexdigest()[:16]
-
-    def _key(self, name: str) -> str:
-        return str(uuid5(self._keys, name))
 
 
 class LogOutbox:

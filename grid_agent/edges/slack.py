@@ -1,15 +1,14 @@
 """One message to Slack, and what became of it: Delivered | Retry | Refused. Never an exception.
 
-Owns the HTTP session and the token; `edges.outbox` decides about order and repetition.
-Protocol: https://docs.slack.dev/reference/methods/chat.postMessage and chat.update (errors, limits),
-https://docs.slack.dev/apis/web-api/rate-limits (429 with Retry-After in seconds).
+Owns the HTTP session and the token; `edges.outbox` decides about order and repetition, and
+`slack_answers` what an answer means. Protocol: https://docs.slack.dev/reference/methods/chat.postMessage,
+chat.update, conversations.history and conversations.replies.
 """
 
 import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -18,73 +17,27 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
 from grid_agent.core.slack_text import Message
+from grid_agent.edges.slack_answers import (
+    BLOCKS,
+    KEY,
+    REPLACE,
+    TOKEN_ERRORS,
+    Delivered,
+    Outcome,
+    Refused,
+    Retry,
+    failed,
+    judge,
+)
+
+__all__ = ["Delivered", "Outcome", "Refused", "Retry", "SlackClient"]
 
 SLACK = "https://slack.com/api/"
-RETRY_AFTER_CAP_S = 30.0
-
-_INVITE = "invite the app: /invite @grid-agent in the channel"
-_ADMIN = "ask a workspace admin to let the app post in this channel"
-_REPLACE = "put the bot token (xoxb-...) of an installed app into the token file"
-_SCOPE = "add the scope chat:write to the app and reinstall it"
-_TOKEN_ERRORS = {"invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired"}
-_CHANNEL = {
-    "not_in_channel": _INVITE,
-    "channel_not_found": f"check slack.channel; for a private channel {_INVITE}",
-    "is_archived": "unarchive the channel or set another slack.channel",
-    "restricted_action": _ADMIN,
-    "restricted_action_read_only_channel": _ADMIN,
-    "restricted_action_thread_only_channel": _ADMIN,
-}
-_SETTINGS = {
-    **dict.fromkeys({*_TOKEN_ERRORS, "not_allowed_token_type"}, _REPLACE),
-    **dict.fromkeys(("missing_scope", "no_permission"), _SCOPE),
-    **dict.fromkeys(("ekm_access_denied", "access_denied", "team_access_not_granted"), _ADMIN),
-    "unknown_method": "check slack.base_url",
-}
-_GONE = {"message_not_found", "cant_update_message", "edit_window_closed"}
-_GONE |= {"thread_not_found", "cannot_reply_to_message"}
-_BLOCKS = {"invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long"}
-_KEY = {"duplicate_message_not_found", "duplicate_channel_not_found"}
-_CONTENT = {*_BLOCKS, *_KEY, "msg_too_long", "no_text", "invalid_arguments"}
+PAGES = 5  # of a channel's history, 200 messages each
 
 # Slack's SDK logs bodies and proxy addresses at DEBUG whatever the root says: give it a logger that cannot.
 _sdk_log = logging.getLogger("grid_agent.slack_sdk")
 _sdk_log.setLevel(logging.WARNING)
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """Slack shows it. `channel_id` is the id even where a name was given: only ids work in chat.update."""
-
-    channel_id: str
-    ts: str
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Not now. `after_s` is what Slack asked for (at most 30), None: the caller's own backoff."""
-
-    after_s: float | None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Not before somebody changes something.
-
-    Attributes:
-        reason: Slack's error code, or a sentence.
-        what_to_do: One sentence for a person.
-        kind: `settings`: every message would be refused; `channel`: every one to this channel; `gone`:
-            the message or thread no longer exists, post anew; `content`: this message is unacceptable.
-    """
-
-    reason: str
-    what_to_do: str
-    kind: Literal["settings", "channel", "gone", "content"] = "settings"
-
-
-Outcome = Delivered | Retry | Refused
 
 
 class SlackClient:
@@ -116,11 +69,48 @@ class SlackClient:
             message: What to show.
             thread_ts: `ts` of the thread's first message.
             key: A UUID, the same when this message is sent again after an unclear end. Sent as
-                `client_msg_id`, which Slack documents in its errors only; where it is ignored, a message
-                that was accepted without an answer appears twice.
+                `client_msg_id`, which Slack documents in its errors only, and as the id of the first
+                block, by which `find` knows the message again.
         """
         body = {"channel": channel, "thread_ts": thread_ts, "client_msg_id": key}
+        if key is not None and message.blocks:
+            first, *rest = message.blocks
+            message = Message(message.text, ({**first, "block_id": key}, *rest))
         return await self._say("chat.postMessage", body, message)
+
+    async def find(
+        self, channel_id: str, key: str, since: float, thread_ts: str | None = None
+    ) -> Delivered | Retry | Refused | None:
+        """The message that was posted with this key, in the channel or in a thread of it.
+
+        Args:
+            channel_id: An id; a name is refused.
+            key: As given to `post`.
+            since: Nothing older is looked at, seconds since the epoch.
+            thread_ts: `ts` of the thread's first message, for a reply.
+
+        Returns:
+            None when Slack does not have it. Refused above all without the scope channels:history.
+        """
+        method = "conversations.history" if thread_ts is None else "conversations.replies"
+        body: dict[str, Any] = {"channel": channel_id, "oldest": f"{since:.6f}", "limit": 200}
+        body |= {} if thread_ts is None else {"ts": thread_ts}
+        for _ in range(PAGES):
+            answer = await self._ask(method, body)
+            if isinstance(answer, Retry | Refused):
+                return answer
+            for message in answer.get("messages", ()):
+                if _has_key(message, key):
+                    return Delivered(channel_id, str(message["ts"]))
+            cursor = (answer.get("response_metadata") or {}).get("next_cursor")
+            if not cursor:
+                return None
+            body["cursor"] = cursor
+        return None
+
+    async def who(self) -> dict[str, Any] | Retry | Refused:
+        """What auth.test says of the token: team, user, url."""
+        return await self._ask("auth.test", {})
 
     async def update(self, channel_id: str, ts: str, message: Message) -> Outcome:
         """Replace the content of an own message. `channel_id` and `ts` as `Delivered` gave them."""
@@ -145,11 +135,11 @@ class SlackClient:
 
     def _another_way(self, error: str, body: dict[str, Any]) -> bool:
         """Take away what Slack objects to, each thing once. False: nothing left to try."""
-        if error in _BLOCKS and body.pop("blocks", None):
+        if error in BLOCKS and body.pop("blocks", None):
             return True
-        if error in _KEY and body.pop("client_msg_id", None):
+        if error in KEY and body.pop("client_msg_id", None):
             return True
-        if error in _TOKEN_ERRORS and self._web is not None:
+        if error in TOKEN_ERRORS and self._web is not None:
             token = _read_token(self._token_file)
             if isinstance(token, str) and token != self._web.token:
                 self._web = None
@@ -157,20 +147,26 @@ class SlackClient:
         return False
 
     async def _call(self, method: str, body: dict[str, Any]) -> Outcome:
+        answer = await self._ask(method, body)
+        if isinstance(answer, Retry | Refused):
+            return answer
+        if isinstance(answer.get("channel"), str) and isinstance(answer.get("ts"), str):
+            return Delivered(answer["channel"], answer["ts"])
+        return Retry(None, "Slack's answer lacks channel and ts", unclear=True)
+
+    async def _ask(self, method: str, body: dict[str, Any]) -> dict[str, Any] | Retry | Refused:
         web = self._connect()
         if isinstance(web, Refused):
             return web
         try:
             answer = await web.api_call(method, json=dict(body))
         except SlackApiError as exc:
-            return _judge(exc.response, threaded=method == "chat.update" or "thread_ts" in body)
+            return judge(exc.response, threaded=method == "chat.update" or "thread_ts" in body)
         except TimeoutError:
-            return Retry(None, f"Slack did not answer within {self._timeout_s:g} s")
+            return Retry(None, f"Slack did not answer within {self._timeout_s:g} s", unclear=True)
         except Exception as exc:  # noqa: BLE001  whatever else the libraries raise, the agent must go on
-            return Retry(None, _describe(exc))
-        if isinstance(answer.get("channel"), str) and isinstance(answer.get("ts"), str):
-            return Delivered(answer["channel"], answer["ts"])
-        return Retry(None, "Slack's answer lacks channel and ts")
+            return failed(exc)
+        return answer.data if isinstance(answer.data, dict) else {}
 
     def _connect(self) -> AsyncWebClient | Refused:
         if self._web is None:
@@ -192,17 +188,26 @@ class SlackClient:
         return self._web
 
 
+def _has_key(message: Any, key: str) -> bool:
+    if not isinstance(message, dict):
+        return False
+    blocks = message.get("blocks") or ()
+    return message.get("client_msg_id") == key or any(
+        isinstance(block, dict) and block.get("block_id") == key for block in blocks
+    )
+
+
 def _read_token(path: Path) -> str | Refused:
     """The token, or what is wrong with its file. The content never gets into a message."""
     try:
         mode = path.stat().st_mode & 0o777
         token = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as exc:
-        return Refused(f"the Slack token file {path} cannot be read ({type(exc).__name__})", _REPLACE)
+        return Refused(f"the Slack token file {path} cannot be read ({type(exc).__name__})", REPLACE)
     if mode & 0o077:
         return Refused(f"the Slack token file {path} is open to other users", f"chmod 600 {path}")
     if not re.fullmatch(r"[!-~]+", token):
-        return Refused(f"the Slack token file {path} does not hold one token", _REPLACE)
+        return Refused(f"the Slack token file {path} does not hold one token", REPLACE)
     return token
 
 
@@ -213,38 +218,3 @@ def _proxy(base_url: str) -> str | None:
     if host in {"localhost", "::1"} or host.startswith("127.") or proxy_bypass(host):
         return None
     return getproxies().get(url.scheme)
-
-
-def _judge(response: Any, *, threaded: bool) -> Outcome:
-    """Read an answer that is not a success: AsyncSlackResponse, or aiohttp's own when it is not JSON."""
-    status = int(getattr(response, "status_code", None) or response.status)
-    data = getattr(response, "data", None)
-    error = str(data.get("error", "")) if isinstance(data, dict) else ""
-    if status == 429 or error in {"ratelimited", "rate_limited"}:
-        return Retry(_retry_after(response.headers.get("Retry-After")), "Slack's rate limit")
-    if status >= 500 or not re.fullmatch(r"[a-z0-9_]{1,80}", error):
-        return Retry(None, f"Slack answered HTTP {status} and nothing that can be used")
-    if threaded and error in _GONE:
-        return Refused(error, "post it anew", "gone")
-    if error in _CHANNEL:
-        return Refused(error, _CHANNEL[error], "channel")
-    if error in _SETTINGS:
-        return Refused(error, _SETTINGS[error])
-    if error in _CONTENT:
-        return Refused(error, "report this as a bug of grid-agent", "content")
-    return Retry(None, f"Slack says {error}")
-
-
-def _retry_after(header: str | None) -> float | None:
-    try:
-        return max(0.1, min(RETRY_AFTER_CAP_S, float(header or "")))
-    except ValueError:
-        return None
-
-
-def _describe(exc: Exception) -> str:
-    # The class and the system's error text only: anything else may quote headers or a proxy's password.
-    name = type(exc).__name__
-    if isinstance(exc, OSError | aiohttp.ClientError):
-        return f"cannot reach Slack: {(isinstance(exc, OSError) and exc.strerror) or name}"
-    return f"Slack's answer cannot be read ({name})"

@@ -47,7 +47,7 @@ def test_resolved_with_the_duration_and_the_next_death_is_a_new_one() -> None:
     story.come_back("gpu1")
     (first,) = story.incidents
     assert (first.phase, first.resolved_at) == (Phase.RESOLVED, story.now)
-    assert "gpu1 is ALIVE: a task pinned to it has run, 1.2 s after it failed" in texts(first)
+    assert "gpu1 is ALIVE: attempt 1, a restart by a task on head, helped" in texts(first)
     story.see(repaired("gpu1"))
     story.die("gpu1", life="b")
     assert [i.id for i in story.incidents] == [1, 2]
@@ -89,6 +89,7 @@ def test_rolling_up_takes_along_the_other_nodes_of_an_older_incident() -> None:
     assert {n.incident_id for n in merged.nodes.values()} == {None, 1}
     assert [i.open for i in merged.incidents.values()] == [True, False]
     assert "rolled up into incident 1" in texts(merged.incidents[2])
+    assert [i.rolled_into for i in merged.incidents.values()] == [None, 1]
 
 
 def test_a_node_given_up_keeps_the_whole_incident_with_a_person() -> None:
@@ -128,3 +129,31 @@ def test_the_oldest_resolved_are_forgotten_and_open_ones_never() -> None:
     first = replace(story.incidents[0], phase=Phase.FIRING)
     still = incidents.trim(replace(story.belief, incidents={2: first, 3: story.incidents[1]}), 0)
     assert list(still.incidents) == [2]
+
+
+def test_what_is_said_of_many_at_one_moment_is_one_step() -> None:
+    story = Story(100)
+    names = [f"gpu{i}" for i in range(1, 101)]
+    story.die(*names)
+    story.pass_time(3)
+    (only,) = story.incidents
+    assert set(only.nodes) == set(names)
+    assert len(only.steps) < 8
+    assert "gpu[1-100]: dead: process gone" in texts(only)
+
+
+def test_the_story_of_an_incident_has_an_end() -> None:
+    story = Story()
+    story.die("gpu1")
+    for number in range(incidents.MAX_STEPS + 10):
+        story.belief = incidents.add(story.belief, story.node("gpu1"), f"line {number}", story.now + number)
+    assert len(story.incidents[0].steps) == incidents.MAX_STEPS
+
+
+def test_an_incident_tells_when_the_next_attempt_is_due() -> None:
+    story = Story()
+    story.die("gpu1")
+    assert story.incidents[0].next_attempt_at is None
+    story.see(repair_failed("gpu1"), after=1)
+    assert story.incidents[0].next_attempt_at == story.node("gpu1").next_attempt_at
+    assert story.incidents[0].next_attempt_at is not None

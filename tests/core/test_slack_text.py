@@ -126,7 +126,14 @@ def test_a_storm_is_rolled_up():
     storm = replace(FIRING, nodes=tuple(f"gpu{i}" for i in range(1, 13)))
     message = root(storm, AT, "lab")
     assert message.blocks[0]["text"]["text"] == "🔴 firing: 12 nodes: gpu1, gpu2, gpu3 … and 9 more"
-    assert "gpu12" in message.blocks[1]["text"]["text"]
+    assert "Nodes: gpu[1-12]" in message.blocks[1]["text"]["text"]
+    assert "`grid-agent incidents 7`" in message.blocks[3]["elements"][0]["text"]
+
+
+def test_the_next_attempt_is_announced_while_nothing_is_under_way():
+    waiting = replace(FIRING, next_attempt_at=AT + 30)
+    assert "Next attempt at 2024-11-22 18:27:10 UTC" in root(waiting, AT, "lab").text
+    assert "Next attempt" not in root(replace(waiting, phase=Phase.REPAIRING), AT, "lab").text
 
 
 def test_without_nodes_evidence_steps_and_host_it_still_reads():

@@ -1,5 +1,7 @@
 import asyncio
+import json
 import logging
+import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -46,7 +48,10 @@ class Told:
 
     def __init__(self):
         self.stuck = []
-        self.delivered = []
+        self.rows = {}  # as JSON would keep them
+
+    async def keep(self, number, row):
+        self.rows[str(number)] = json.loads(json.dumps(row))
 
 
 @pytest.fixture
@@ -57,7 +62,7 @@ async def boxes(slack, tmp_path):
     token_file.write_text("xoxb-test")
 
     @asynccontextmanager
-    async def start(restored=None, channel="grid-alerts", **changes):
+    async def start(restored=None, channel=CHANNEL, **changes):
         told = Told()
         client = SlackClient(token_file, slack.base_url, timeout_s=changes.pop("timeout_s", 2))
         delays = {"min_edit_s": 0, "backoff_s": (0.01, 0.02), "refused_s": 0.05} | changes
@@ -67,7 +72,7 @@ async def boxes(slack, tmp_path):
             "lab",
             now=lambda: AT + 5,
             stuck=told.stuck.append,
-            on_delivered=lambda *row: told.delivered.append(row),
+            keep=told.keep,
             **delays,
         )
         outbox.restore(restored or {})
@@ -102,8 +107,9 @@ async def test_one_message_is_edited_and_every_step_is_a_reply(slack, boxes):
     (message,) = slack.messages
     assert [edit["text"].split()[1] for edit in message["edits"]] == ["repairing:", "resolved:"]
     assert texts(message["replies"]) == STORY
-    assert told.delivered[0] == (7, CHANNEL, message["ts"], 0)
-    assert told.delivered[-1] == (7, CHANNEL, message["ts"], 3)
+    row = told.rows["7"]
+    assert (row["channel_id"], row["ts"], row["steps_posted"]) == (CHANNEL, message["ts"], 3)
+    assert row["revision"] == RESOLVED.revision
     assert told.stuck == []
 
 
@@ -188,13 +194,14 @@ async def test_backoff_grows_to_its_last_value_and_starts_again_after_a_success(
         outbox.put(FIRING)
         assert await outbox.drain(5)
         slack.fail("http500", times=1)
+        before = len(slack.requests)
         outbox.put(REPAIRING)
         assert await outbox.drain(5)
     at = [request["at"] for request in slack.requests]
     gaps = [later - earlier for earlier, later in pairwise(at)]
     for gap, wanted in zip(gaps, (0.05, 0.1, 0.2, 0.2), strict=False):
         assert wanted <= gap < wanted + 0.5
-    assert 0.05 <= gaps[6] < 0.2, "one failure, the first wait"
+    assert 0.05 <= gaps[before] < 0.2, "one failure, the first wait"
 
 
 async def test_a_long_outage_is_reported_and_so_is_its_end(slack, boxes):
@@ -224,7 +231,7 @@ async def test_a_refusal_is_reported_once_and_fixing_slack_brings_the_messages(s
 
 
 async def test_edits_are_not_sent_faster_than_asked_and_the_last_one_wins(slack, boxes):
-    async with boxes(min_edit_s=0.3) as (outbox, _):
+    async with boxes(min_edit_s=0.1) as (outbox, _):
         outbox.put(FIRING)
         await until(lambda: slack.messages)
         for number in range(20):
@@ -236,7 +243,7 @@ async def test_edits_are_not_sent_faster_than_asked_and_the_last_one_wins(slack,
     posted = slack.requests[0]["at"]
     times = [posted, *(edit["at"] for edit in message["edits"])]
     assert 1 <= len(message["edits"]) <= 2
-    assert all(later - earlier >= 0.29 for earlier, later in pairwise(times))
+    assert all(later - earlier >= 0.09 for earlier, later in pairwise(times))
     assert "repairing" in message["text"]
 
 
@@ -250,7 +257,7 @@ async def test_a_deleted_message_is_posted_anew(slack, boxes):
     (message,) = slack.messages
     assert "resolved" in message["text"]
     assert texts(message["replies"]) == ["a task ran there"]
-    assert told.delivered[-1][2] == message["ts"]
+    assert told.rows["7"]["ts"] == message["ts"]
 
 
 class NoReplies(SlackServer):
@@ -284,27 +291,97 @@ async def test_a_message_slack_will_never_take_does_not_hold_up_the_others(slack
     assert told.stuck == []
 
 
-@pytest.mark.parametrize("persisted", ["snapshot", "on_delivered"])
-async def test_a_thread_survives_a_restart(slack, boxes, persisted):
+async def test_a_thread_survives_a_restart(slack, boxes):
     async with boxes() as (outbox, told):
         outbox.put(REPAIRING)
         assert await outbox.drain(5)
-        if persisted == "snapshot":
-            kept = {str(key): row for key, row in outbox.snapshot().items()}  # as JSON would keep it
-        else:
-            number, channel_id, ts, steps_posted = told.delivered[-1]
-            kept = {number: {"channel_id": channel_id, "ts": ts, "steps_posted": steps_posted}}
-    async with boxes(restored=kept) as (outbox, _):
-        assert outbox.snapshot().keys() == {7}
+    async with boxes(restored=told.rows) as (outbox, _):
         outbox.put(REPAIRING)
         assert await outbox.drain(5)
-        if persisted == "snapshot":
-            assert slack.messages[0]["edits"] == []
+        assert slack.messages[0]["edits"] == []
         outbox.put(RESOLVED)
         assert await outbox.drain(5)
     (message,) = slack.messages
     assert "resolved" in message["text"]
     assert texts(message["replies"]) == STORY
+
+
+@pytest.mark.parametrize("scope", [True, False])
+@pytest.mark.parametrize("at", ["root", "step"])
+async def test_what_was_begun_before_a_restart_is_looked_for_before_it_is_sent_again(slack, boxes, at, scope):
+    """kill -9 between Slack's taking it and our noting so."""
+    async with boxes() as (outbox, told):
+        if at == "step":
+            outbox.put(replace(FIRING, steps=()))
+            assert await outbox.drain(5)
+        slack.fail("drop_after_accept", times=1, replies_only=at == "step")
+        outbox.put(FIRING)
+        await until(lambda: slack.messages and (at == "root" or slack.messages[0]["replies"]))
+        before = dict(told.rows)
+    slack.history_scope = scope
+    async with boxes(restored=before) as (outbox, _):
+        outbox.put(RESOLVED)
+        assert await outbox.drain(5)
+    doubled = 0 if scope else 1
+    assert len(slack.messages) == 1 + (doubled if at == "root" else 0)
+    message = slack.messages[-1]
+    assert "resolved" in message["text"]
+    assert len(message["replies"]) == 3 + (doubled if at == "step" else 0)
+
+
+async def test_edits_of_an_earlier_life_count(slack, boxes):
+    async with boxes(min_edit_s=0.02) as (outbox, told):
+        outbox.put(FIRING)
+        for number in range(4):
+            outbox.put(replace(FIRING, evidence=(f"{number}",)))
+            assert await outbox.drain(5)
+    async with boxes(restored=told.rows, min_edit_s=0.02) as (outbox, _):
+        outbox.put(replace(FIRING, evidence=("one more",)))
+        assert not await outbox.drain(0.5)
+        outbox.put(RESOLVED)  # an end is told at once
+        assert await outbox.drain(5)
+    assert len(slack.messages[0]["edits"]) == 4
+
+
+async def test_a_storm_is_one_post_and_at_most_four_edits_in_five_minutes(slack, boxes):
+    """A thousand nodes, one unit of time for a second: the five minutes are 300 units."""
+    unit_s = 0.01
+    async with boxes(min_edit_s=unit_s) as (outbox, _):
+        names = tuple(f"gpu{i}" for i in range(1, 1001))
+        began = time.monotonic()
+        for number in range(1, 1001):
+            steps = tuple(Step(AT + k, f"step {k}") for k in range(number))
+            outbox.put(replace(FIRING, nodes=names[:number], steps=steps))
+            if number % 4 == 0:
+                await asyncio.sleep(unit_s)
+        outbox.put(replace(RESOLVED, nodes=names))
+        assert await outbox.drain(30)
+        lasted = time.monotonic() - began
+    (message,) = slack.messages
+    posts = [r for r in slack.requests if r["method"] == "chat.postMessage"]
+    assert len(posts) == 1
+    times = [edit["at"] for edit in message["edits"]]
+    window = 300 * unit_s * 0.97
+    assert all(sum(at <= later < at + window for later in times) <= 4 for at in times), lasted
+    assert "resolved" in message["text"]
+    assert "Nodes: gpu[1-1000]" in message["blocks"][1]["text"]["text"]
+
+
+async def test_an_incident_rolled_up_before_anybody_was_told_is_never_posted(slack, boxes):
+    async with boxes(min_edit_s=0.1) as (outbox, _):
+        outbox.put(FIRING)
+        outbox.put(replace(FIRING, id=8))
+        outbox.put(replace(RESOLVED, id=8, rolled_into=7))
+        assert await outbox.drain(5)
+    assert len(slack.messages) == 1
+
+
+async def test_a_rate_limit_of_minutes_is_obeyed(slack, boxes):
+    slack.rate_limit(1, retry_after_s=40)
+    async with boxes() as (outbox, _):
+        outbox.put(FIRING)
+        assert not await outbox.drain(0.5)
+    assert len(slack.requests) == 1
 
 
 async def test_a_restored_thread_in_a_channel_that_is_gone_moves_to_the_configured_one(slack, boxes):
@@ -322,7 +399,7 @@ async def test_what_is_resolved_and_delivered_is_forgotten(slack, boxes):
         outbox.put(RESOLVED)
         outbox.put(replace(FIRING, id=8))
         assert await outbox.drain(5)
-        assert outbox.snapshot().keys() == {8}
+        assert outbox._threads.keys() == {8}
 
 
 async def test_memory_is_bounded(slack, boxes):
@@ -335,11 +412,11 @@ async def test_memory_is_bounded(slack, boxes):
 
 
 async def test_a_callback_that_fails_does_not_end_the_outbox(slack, boxes, caplog):
-    async with boxes() as (outbox, _):
-        outbox._on_delivered = lambda *_: 1 / 0
+    async with boxes() as (outbox, told):
+        outbox._keep = lambda *_: 1 / 0
         outbox.put(FIRING)
         await until(lambda: "goes on" in caplog.text)
-        outbox._on_delivered = lambda *_: None
+        outbox._keep = told.keep
         outbox.put(RESOLVED)
         assert await outbox.drain(5)
     (message,) = slack.messages

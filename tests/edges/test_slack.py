@@ -48,7 +48,7 @@ async def test_a_message_is_posted_replied_to_and_edited(slack, client):
     assert slack.requests[0]["body"]["parse"] == "none"
 
 
-@pytest.mark.parametrize(("header", "after_s"), [(3, 3.0), (3600, 30.0), (0, 0.1)])
+@pytest.mark.parametrize(("header", "after_s"), [(3, 3.0), (90, 90.0), (999_999, 3600.0), (0, 0.1)])
 async def test_a_rate_limit_is_a_retry_after_what_slack_says(slack, client, header, after_s):
     slack.rate_limit(retry_after_s=header)
     assert await client.post(CHANNEL, HELLO) == Retry(after_s, "Slack's rate limit")
@@ -66,7 +66,7 @@ async def test_trouble_on_the_way_is_a_retry_and_never_an_exception(slack, clien
 async def test_silence_is_a_retry_after_the_timeout(slack, token_file):
     slack.fail("stall")
     client = SlackClient(token_file, slack.base_url, timeout_s=0.2)
-    assert await client.post(CHANNEL, HELLO) == Retry(None, "Slack did not answer within 0.2 s")
+    assert await client.post(CHANNEL, HELLO) == Retry(None, "Slack did not answer within 0.2 s", unclear=True)
     await client.close()
 
 
@@ -210,3 +210,63 @@ async def test_a_proxy_is_taken_for_its_scheme_only_and_no_proxy_is_heeded(slack
 async def test_a_closed_client_can_be_used_again(client):
     await client.close()
     assert isinstance(await client.post(CHANNEL, HELLO), Delivered)
+
+
+KEY = "0f6c2b1e-8f5e-5d0e-9c1b-3f3a3c1d2e4f"
+
+
+async def test_a_message_is_found_again_by_its_key_and_so_is_a_reply(slack, client):
+    for number in range(5):
+        await client.post(CHANNEL, Message(f"chatter {number}", HELLO.blocks))
+    sent = await client.post(CHANNEL, HELLO, key=KEY)
+    reply = await client.post(CHANNEL, HELLO, sent.ts, KEY + "1")
+    assert await client.find(CHANNEL, KEY, float(sent.ts) - 60) == sent
+    assert await client.find(CHANNEL, KEY + "1", float(sent.ts) - 60, sent.ts) == reply
+    assert await client.find(CHANNEL, KEY + "2", float(sent.ts) - 60) is None
+    assert await client.find(CHANNEL, KEY, float(sent.ts) + 1000) is None
+
+
+async def test_the_history_is_read_page_by_page(slack, client, monkeypatch):
+    sent = await client.post(CHANNEL, HELLO, key=KEY)
+    for number in range(5):
+        await client.post(CHANNEL, Message(f"later {number}", ()))
+    real = slack._read
+    monkeypatch.setattr(slack, "_read", lambda method, body: real(method, {**body, "limit": 2}))
+    assert await client.find(CHANNEL, KEY, 0.0) == sent
+    assert sum(r["method"] == "conversations.history" for r in slack.requests) == 3
+
+
+async def test_without_the_scope_a_look_into_the_channel_is_refused(slack, client):
+    slack.history_scope = False
+    found = await client.find(CHANNEL, KEY, 0.0)
+    assert isinstance(found, Refused)
+    assert found.reason == "missing_scope"
+
+
+@pytest.mark.parametrize(
+    ("mode", "unclear"),
+    [
+        ("drop_after_accept", True),
+        ("drop_before", True),
+        ("http500", True),
+        ("bad_json", True),
+        ("rate_limit", False),
+    ],
+)
+async def test_it_is_known_whether_slack_may_have_taken_a_message(slack, client, mode, unclear):
+    slack.fail(mode)
+    said = await client.post(CHANNEL, HELLO)
+    assert (type(said), said.unclear) == (Retry, unclear)
+
+
+async def test_a_connection_that_was_never_made_did_nothing(token_file):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        client = SlackClient(token_file, f"http://127.0.0.1:{free.getsockname()[1]}/api/", timeout_s=2)
+        said = await client.post(CHANNEL, HELLO)
+        assert (type(said), said.unclear) == (Retry, False)
+        await client.close()
+
+
+async def test_who_we_are(slack, client):
+    assert (await client.who())["team"] == "Lab"

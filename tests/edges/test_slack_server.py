@@ -31,11 +31,8 @@ def call(slack, method, token="xoxb-test", form=False, timeout=5, **body):
 def test_a_name_is_accepted_and_answered_with_the_id(slack):
     for channel in ("grid-alerts", "#grid-alerts", CHANNEL):
         assert call(slack, "chat.postMessage", channel=channel, text="hi")["channel"] == CHANNEL
-    assert [message["ts"] for message in slack.messages] == [
-        "1732300000.000100",
-        "1732300000.000200",
-        "1732300000.000300",
-    ]
+    stamps = [message["ts"] for message in slack.messages]
+    assert stamps == sorted(set(stamps))
 
 
 def test_replies_and_edits_are_kept_with_their_message(slack):
@@ -94,11 +91,29 @@ def test_blocks_over_slacks_limits_are_refused(slack, block):
     assert answer["error"] == "invalid_blocks"
 
 
-def test_the_same_client_msg_id_is_posted_once(slack):
+def test_the_same_client_msg_id_is_posted_once_where_that_counts(slack):
+    slack.dedupes = True
     first = call(slack, "chat.postMessage", channel=CHANNEL, text="x", client_msg_id="k")
     again = call(slack, "chat.postMessage", channel=CHANNEL, text="x", client_msg_id="k")
     assert first["ts"] == again["ts"]
     assert len(slack.messages) == 1
+
+
+def test_the_history_is_newest_first_and_a_thread_oldest_first(slack):
+    first, second = (call(slack, "chat.postMessage", channel=CHANNEL, text=t)["ts"] for t in ("a", "b"))
+    call(slack, "chat.postMessage", channel=CHANNEL, text="reply", thread_ts=first)
+    page = call(slack, "conversations.history", channel=CHANNEL, limit=1)
+    assert [m["ts"] for m in page["messages"]] == [second]
+    page = call(
+        slack, "conversations.history", channel=CHANNEL, cursor=page["response_metadata"]["next_cursor"]
+    )
+    assert [m["ts"] for m in page["messages"]] == [first]
+    assert page["response_metadata"]["next_cursor"] == ""
+    thread = call(slack, "conversations.replies", channel=CHANNEL, ts=first)
+    assert [m["text"] for m in thread["messages"]] == ["a", "reply"]
+    assert call(slack, "conversations.history", channel=CHANNEL, oldest="9999999999")["messages"] == []
+    slack.history_scope = False
+    assert call(slack, "conversations.history", channel=CHANNEL)["error"] == "missing_scope"
 
 
 def test_auth_test_answers(slack):

@@ -24,12 +24,15 @@ MODES = ["ok", "drop_before", "drop_after_accept", "stall", "http500", "bad_json
 class SlackServer:
     """Runs in its own thread with its own event loop; use as a context manager.
 
-    `token` is the one it accepts, `channels` maps names to ids; both may be changed while it runs.
+    `token` is the one it accepts, `channels` maps names to ids; all of its public attributes may be changed
+    while it runs.
     """
 
     def __init__(self, token: str = "xoxb-test", port: int = 0, channel_id: str = "C0123456789") -> None:
         self.token = token
         self.channels = {"grid-alerts": channel_id}
+        self.dedupes = False  # whether it honours client_msg_id, which Slack promises nowhere
+        self.history_scope = True  # whether the token may read the channel
         self.base_url = ""
         self._port = port
         self._lock = threading.RLock()
@@ -64,12 +67,20 @@ class SlackServer:
         with self._lock:
             return copy.deepcopy(self._requests)
 
-    def fail(self, mode: str, times: int | None = None, error: str = "", retry_after_s: float = 1) -> None:
+    def fail(
+        self,
+        mode: str,
+        times: int | None = None,
+        error: str = "",
+        retry_after_s: float = 1,
+        replies_only: bool = False,
+    ) -> None:
         """Misbehave from now on as one of MODES says, for `times` calls (None: until `heal`)."""
         if mode not in MODES:
             raise ValueError(f"no such mode: {mode}")
         with self._lock:
             self._mode, self._times, self._error, self._retry_after_s = mode, times, error, retry_after_s
+            self._replies_only = replies_only
 
     def heal(self) -> None:
         self.fail("ok")
@@ -111,8 +122,10 @@ class SlackServer:
         self.fail(**await request.json())
         return web.json_response({"ok": True})
 
-    def _take_mode(self) -> tuple[str, str, float]:
+    def _take_mode(self, body: Record) -> tuple[str, str, float]:
         with self._lock:
+            if self._replies_only and "thread_ts" not in body:
+                return "ok", "", 0.0
             taken = self._mode, self._error, self._retry_after_s
             self._times = None if self._times is None else self._times - 1
             if self._times == 0:
@@ -120,9 +133,8 @@ class SlackServer:
         return taken
 
     async def _api(self, request: web.Request) -> web.Response:
-        mode, error, wait_s = self._take_mode()
-        method = request.match_info["method"]
-        body = {} if mode == "drop_before" else await _body(request)
+        method, body = request.match_info["method"], await _body(request)
+        mode, error, wait_s = self._take_mode(body)
         log = {"method": method, "body": body, "at": time.monotonic(), "answer": mode}
         with self._lock:
             self._requests.append(log)
@@ -153,7 +165,13 @@ class SlackServer:
                 return self._post(body)
             if method == "chat.update":
                 return self._update(body)
-        return {"ok": True, "user": "grid-agent"} if method == "auth.test" else _no("unknown_method")
+            if method in {"conversations.history", "conversations.replies"}:
+                return self._read(method, body)
+        return (
+            {"ok": True, "user": "grid-agent", "team": "Lab", "url": "https://lab.slack.test/"}
+            if method == "auth.test"
+            else _no("unknown_method")
+        )
 
     def _post(self, body: Record) -> Record:
         channel = str(body.get("channel")).removeprefix("#")
@@ -163,10 +181,10 @@ class SlackServer:
         if error := _content_error(body):
             return _no(error)
         key = body.get("client_msg_id")
-        if key in self._posted:
+        if self.dedupes and key in self._posted:
             return self._posted[key]
         self._count += 1
-        ts = f"{1732300000 + self._count // 10_000}.{self._count % 10_000 * 100:06d}"
+        ts = f"{int(time.time())}.{self._count % 1_000_000:06d}"
         message = {"ts": ts, "channel": channel_id, "edits": [], **_content(body)}
         if "thread_ts" in body:
             if (thread := self._find(self._messages, channel_id, body["thread_ts"])) is None:
@@ -182,6 +200,27 @@ class SlackServer:
         }
         self._posted |= {key: answer} if key else {}
         return answer
+
+    def _read(self, method: str, body: Record) -> Record:
+        """Messages of the channel, newest first, or of one thread, oldest first; in pages of `limit`."""
+        channel_id = body.get("channel")
+        if not self.history_scope:
+            return _no("missing_scope")
+        if channel_id not in self.channels.values():
+            return _no("channel_not_found")
+        found = [message for message in self._messages if message["channel"] == channel_id][::-1]
+        if method == "conversations.replies":
+            thread = self._find(found, channel_id, body.get("ts"))
+            if thread is None:
+                return _no("thread_not_found")
+            found = [thread, *thread["replies"]]
+        found = [message for message in found if float(message["ts"]) >= float(body.get("oldest", 0))]
+        first, limit = int(body.get("cursor") or 0), int(body.get("limit", 100))
+        shown = [
+            {k: message[k] for k in ("ts", "text", "blocks")} for message in found[first : first + limit]
+        ]
+        more = str(first + limit) if first + limit < len(found) else ""
+        return {"ok": True, "messages": shown, "response_metadata": {"next_cursor": more}}
 
     def _update(self, body: Record) -> Record:
         channel_id, ts = body.get("channel"), body.get("ts")
