@@ -124,6 +124,7 @@ class Agent:
         looks = Looks(
             lambda by, node: ways(node) if by.role == "head" else Through(by, ways.seen_from(by.name, node)),
             gcs_address,
+            lambda name: plan.session_dir(name),  # noqa: PLW0108 - the plan is made below
         )
         plan = repair_plan.RepairPlan(settings, self.paths, gcs_address, environ, looks.seen)
         every_s = settings.agent.heartbeat_every_s

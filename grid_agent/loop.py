@@ -123,6 +123,10 @@ class Loop:
             case m.LookAtHost():
                 by = self.belief.nodes[order.by]
                 self._spawn(self._answer(self._edges.hosts.look(order, by)))
+            case m.AskPeer():
+                self._spawn(self._answer(self._edges.probes.check(order, self.belief.nodes[order.by])))
+            case m.ProveFromPeer():
+                self._spawn(self._answer(self._edges.remote.place(order, self.belief.nodes[order.by])))
             case m.ProveNode():
                 self._spawn(self._answer(self._edges.remote.prove(order)))
             case m.TellRay():

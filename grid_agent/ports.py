@@ -42,9 +42,11 @@ class Hosts(Protocol):
 
 
 class Remote(Protocol):
-    """Ray tasks: the no-op that proves a node, and the repair that runs on a live one."""
+    """Ray tasks: the no-op that proves a node, from here or from a peer, and the repair on a live one."""
 
     async def prove(self, order: m.ProveNode) -> m.TaskRan | m.TaskMissed: ...
+
+    async def place(self, order: m.ProveFromPeer, by: NodeBelief) -> m.PeerPlaced | m.PeerFailed: ...
 
     async def repair(self, order: m.RestartWorker, run_on: NodeBelief) -> m.RepairEnded: ...
 
@@ -52,7 +54,9 @@ class Remote(Protocol):
 
 
 class Probes(Protocol):
-    """The probe actor of every live node."""
+    """The probe actor of every live node, which also checks another node when asked."""
+
+    async def check(self, order: m.AskPeer, by: NodeBelief) -> m.PeerChecked | m.PeerFailed: ...
 
     async def sweep(self, nodes: Iterable[NodeBelief]) -> Sequence[m.Event]: ...
 

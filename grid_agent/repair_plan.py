@@ -72,7 +72,7 @@ class RepairPlan:
             "node_name": node.name,
             "node_id": order.fence_node_id,
             "raylet_pid": last.get("pid") or (probe.raylet_pid if probe else None),
-            "session_dir": last.get("session_dir") or self._session_dir(node),
+            "session_dir": last.get("session_dir") or self.session_dir(node.name),
             "all_of_name": order.fence_node_id is None,
             "log_monitor": self._settings.ssh is not None,
             "term_s": TERM_S,
@@ -93,8 +93,9 @@ class RepairPlan:
             unless=unless,
         )
 
-    def _session_dir(self, node: Node) -> str | None:
+    def session_dir(self, name: str) -> str | None:
         """Where this node's logs are, by the record that `start.py` made; None where there is none."""
+        node = next(n for n in self._settings.nodes if n.name == name)
         try:
             record = json.loads(self._state.cluster.read_text(encoding="utf-8"))
             return paths.session_dir(self._settings, node, record["session_dir"], uid=0)

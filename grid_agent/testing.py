@@ -262,6 +262,10 @@ class SimulatedCluster:
         match order:
             case m.LookAtHost(name, _, _):
                 later(self.rng.uniform(0.02, 0.3), partial(self._look, name))
+            case m.AskPeer(name, node_id, by):
+                later(self.rng.uniform(0.005, 0.1), partial(self._ask_peer, name, node_id, by))
+            case m.ProveFromPeer(name, node_id, by):
+                later(self.rng.uniform(0.05, 0.3), partial(self._place, name, node_id, by))
             case m.ProveNode(name, node_id):
                 later(self.rng.uniform(0.05, 0.3), partial(self._prove, name, node_id))
             case m.TellRay(name, node_id):
@@ -277,9 +281,38 @@ class SimulatedCluster:
         found = (Raylet(p.number, p.node_id, 1, "T" if p.hung else "S") for p in self.hosts[name].raylets)
         return self._deliver(m.HostLooked(name, "head", tuple(found)))
 
+    def _ask_peer(self, name: str, node_id: str, by: str) -> None:
+        """A peer checks: what it sees, where it can be asked itself."""
+        if not self._asks(by):
+            return self._deliver_later(6.0, m.PeerFailed(name, by, "no answer in 6 s"))
+        host = self.hosts[name]
+        process = host.process(node_id)
+        if self.clock.now < host.cut_until:
+            how: Miss | None = Miss.UNREACHABLE
+        elif process is None:
+            how = Miss.REFUSED
+        else:
+            how = Miss.TIMED_OUT if process.hung or self.clock.now < host.slow_until else None
+        return self._deliver(m.PeerChecked(name, node_id, by, how))
+
+    def _place(self, name: str, node_id: str, by: str) -> None:
+        if not self._asks(by):
+            return self._deliver_later(15.0, m.PeerFailed(name, by, "no answer in 15 s"))
+        ran = self._runs_tasks(name, node_id)
+        return self._deliver_later(0.0 if ran else 10.0, m.PeerPlaced(name, node_id, by, ran))
+
+    def _asks(self, by: str) -> bool:
+        """Whether this peer can be asked at all."""
+        host = self.hosts[by]
+        return self.clock.now >= host.cut_until and any(not p.hung for p in host.raylets)
+
+    def _runs_tasks(self, name: str, node_id: str) -> bool:
+        p = self.hosts[name].process(node_id)
+        reached = self.clock.now >= self.hosts[name].cut_until
+        return reached and p is not None and not p.hung and bool(p.listed)
+
     def _prove(self, name: str, node_id: str) -> None:
-        p, reached = self.hosts[name].process(node_id), self.clock.now >= self.hosts[name].cut_until
-        if reached and p is not None and not p.hung and p.listed:
+        if self._runs_tasks(name, node_id):
             return self._deliver(m.TaskRan(name, node_id))
         return self._deliver_later(3.0, m.TaskMissed(name, node_id, "the deadline passed"))
 

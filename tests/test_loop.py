@@ -61,6 +61,13 @@ class World:
     async def look(self, order: m.LookAtHost, by: NodeBelief) -> m.HostLooked:
         return m.HostLooked(order.node, "head", ())
 
+    async def check(self, order: m.AskPeer, by: NodeBelief) -> m.PeerChecked:
+        how = Miss.REFUSED if order.node in self.dead else None
+        return m.PeerChecked(order.node, order.node_id, by.name, how)
+
+    async def place(self, order: m.ProveFromPeer, by: NodeBelief) -> m.PeerPlaced:
+        return m.PeerPlaced(order.node, order.node_id, by.name, order.node not in self.dead)
+
     async def prove(self, order: m.ProveNode) -> m.TaskRan:
         return m.TaskRan(order.node, order.node_id)
 

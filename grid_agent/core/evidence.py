@@ -1,10 +1,12 @@
 """What each event proves about a node, folded into what is believed of it.
 
 It only records: no verdict, no order, no state. Facts about an older incarnation are dropped here, so
-that nothing said of the dead raylet is held against the new one. Called by `step` only.
+that nothing said of the dead raylet is held against the new one. What the facts weigh is in `facts`.
+Called by `step` only.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from grid_agent.core import messages as m
@@ -16,8 +18,8 @@ from grid_agent.core.model import (
     Miss,
     NodeBelief,
     Observer,
-    Raylet,
-    State,
+    PeerTask,
+    PeerView,
 )
 
 TELL_AGAIN_S = 5.0
@@ -33,7 +35,7 @@ def fold(belief: Belief, event: m.Event, now: float) -> Belief:
         case m.PeopleStopped(names):
             heard = (n for n in belief.nodes.values() if n.stopped != (n.name in names))
             return put_all(belief, [replace(n, stopped=not n.stopped) for n in heard])
-        case m.Ticked() | m.PersonSaid():
+        case m.PersonSaid():
             return belief
         case _:
             node = belief.nodes.get(event.node)
@@ -74,12 +76,15 @@ def put_all(belief: Belief, nodes: Iterable[NodeBelief]) -> Belief:
 
 def _node(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
     match event:
-        case m.HostLooked(_, by, raylets, detail, about):
-            return _looked(node, HostView(now, by, reached=True, raylets=raylets, detail=detail), about)
+        case m.HostLooked(_, by, raylets, detail, about, facts):
+            seen = HostView(now, by, reached=True, raylets=raylets, detail=detail, facts=facts)
+            return _looked(node, seen, about)
         case m.HostUnreachable(_, by, detail, about):
             return _looked(node, HostView(now, by, reached=False, detail=detail), about)
         case m.LookFailed(_, by, detail):
             return replace(node, look_begun_at=None, look_trouble=(by, detail))
+        case m.PeerFailed(_, by, detail):
+            return replace(node, peer_begun_at=None, peer_trouble=(by, detail))
         case m.RepairEnded():
             return _repair_ended(node, event, now)
         case m.RayTold(_, node_id, False):
@@ -98,10 +103,23 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
             return replace(node, heartbeat=Heartbeat(answered_at=now, rtt_ms=rtt_ms))
         case m.HeartbeatMissed(_, _, how, detail):
             return replace(node, heartbeat=_missed(node.heartbeat, how, detail, now))
+        case m.PeerChecked(_, _, by, how, detail):
+            # It tells of the moment it was asked, not of that of its answer.
+            at = now if node.peer_begun_at is None else node.peer_begun_at
+            return replace(
+                node, peer_view=PeerView(at, by, how, detail), peer_begun_at=None, peer_trouble=None
+            )
+        case m.PeerPlaced(_, _, by, ran, detail):
+            return replace(
+                node, peer_task=PeerTask(now, by, ran, detail), peer_begun_at=None, peer_trouble=None
+            )
         case m.TaskRan(_, node_id):
-            return replace(node, proven_id=node_id, proof_misses=0)
+            proven = replace(node, proven_id=node_id, proof_misses=0, proof_missed_at=None)
+            return replace(proven, proof_begun_at=None, peer_task=None)
         case m.TaskMissed():
-            return replace(node, proof_misses=node.proof_misses + 1)
+            since = now if node.proof_missed_at is None else node.proof_missed_at
+            misses = node.proof_misses + 1
+            return replace(node, proof_misses=misses, proof_missed_at=since, proof_begun_at=None)
         case m.NodeProbed(_, _, report):
             return replace(node, probe=replace(report, at=now))
     return node
@@ -116,7 +134,8 @@ def _looked(node: NodeBelief, view: HostView, about: str | None) -> NodeBelief:
     before = node.host_view
     same = before is not None and before.reached == view.reached
     since = before.since if before is not None and same else view.at
-    return replace(node, host_view=replace(view, since=since))
+    doubles = view.raylets if len(view.raylets) > 1 else () if view.reached else node.doubles
+    return replace(node, host_view=replace(view, since=since), doubles=doubles)
 
 
 def _refused_by_ray(node: NodeBelief, node_id: str, now: float) -> NodeBelief:
@@ -131,6 +150,7 @@ def _missed(beat: Heartbeat, how: Miss, detail: str, now: float) -> Heartbeat:
         beat,
         misses=beat.misses + 1,
         first_missed_at=now if beat.first_missed_at is None else beat.first_missed_at,
+        missed_at=now,
         last_miss=how,
         detail=detail,
     )
@@ -155,13 +175,33 @@ def _repair_ended(node: NodeBelief, event: m.RepairEnded, now: float) -> NodeBel
 
 def _listed(belief: Belief, rows: Iterable[m.NodeRow], now: float) -> Belief:
     newest: dict[str, m.NodeRow] = {}
+    rows = tuple(rows)
     for row in rows:
         best = newest.get(row.name)
         if best is None or (row.started_at_ms, row.alive) > (best.started_at_ms, best.alive):
             newest[row.name] = row
     belief = put_all(belief, [_row(node, newest.get(name), now) for name, node in belief.nodes.items()])
+    belief = put_all(belief, _doubled(belief.nodes, rows))
     observer = replace(belief.observer, gcs_answered_at=now, gcs_silent_since=None)
     return replace(belief, observer=observer)
+
+
+def _doubled(nodes: Mapping[str, NodeBelief], rows: tuple[m.NodeRow, ...]) -> list[NodeBelief]:
+    """Count the live rows of each name, and find those that share a host under a name of their own."""
+    live = [row for row in rows if row.alive]
+    named = Counter(row.name for row in live)
+    hosts = Counter(n.incarnation.address for n in nodes.values() if n.incarnation is not None)
+    unknown: dict[str, tuple[str, ...]] = {}
+    for row in live:
+        if row.name not in nodes and hosts[row.address] == 1:  # on one machine they all share it
+            unknown[row.address] = (*unknown.get(row.address, ()), row.name)
+    found = []
+    for name, node in nodes.items():
+        strangers = unknown.get(node.incarnation.address, ()) if node.incarnation is not None else ()
+        doubles = node.doubles if named[name] > 1 else ()
+        if (node.rows_alive, node.strangers, node.doubles) != (named[name], strangers, doubles):
+            found.append(replace(node, rows_alive=named[name], strangers=strangers, doubles=doubles))
+    return found
 
 
 def _row(node: NodeBelief, row: m.NodeRow | None, now: float) -> NodeBelief:
@@ -177,9 +217,14 @@ def _row(node: NodeBelief, row: m.NodeRow | None, now: float) -> NodeBelief:
             incarnation=Incarnation(row.node_id, row.address, row.port, row.started_at_ms),
             heartbeat=Heartbeat(),
             host_view=None,
+            peer_view=None,
+            peer_task=None,
+            peer_begun_at=None,
             probe=None,
             proof_asked_at=None,
+            proof_begun_at=None,
             proof_misses=0,
+            proof_missed_at=None,
             listed_alive=None,
         )
         since = now
@@ -209,53 +254,3 @@ def _observer(observer: Observer, event: m.Event, now: float) -> Observer:
         case m.JournalChanged(trouble):
             return replace(observer, journal_trouble=trouble)
     return observer
-
-
-def against(node: NodeBelief) -> dict[str, str]:
-    """The independent witnesses that speak against the node's incarnation: who -> what they saw.
-
-    A look at the host counts only while it is as new as what made us look; a GCS row that says ALIVE is
-    evidence of nothing.
-    """
-    seen: dict[str, str] = {}
-    beat, view = node.heartbeat, node.host_view
-    if beat.misses and beat.last_miss is not None:
-        seen["heartbeat"] = f"heartbeat from the head {beat.last_miss}" + (
-            f" ({beat.detail})" if beat.detail else ""
-        )
-    if view is not None and not view.reached and fresh(node):
-        seen["host"] = f"{view.by} cannot reach the host ({view.detail})"
-    elif view is not None and node.incarnation is not None and fresh(node):
-        alive = running(node)
-        if alive is None:
-            seen["host"] = f"{view.by} looked at the host: no such raylet process"
-        elif beat.misses or node.listed_alive is False:  # alive, and that is the matter: hung, or a zombie
-            seen["host"] = f"{view.by} looked at the host: pid {alive.pid} is there, state {alive.stat}"
-    elif view is not None and view.reached and node.incarnation is None:
-        seen["host"] = f"{view.by} looked at the host: {len(view.raylets)} raylets of this name"
-    if node.listed_alive is False:
-        seen["gcs"] = f"the GCS says DEAD ({node.gcs_detail})" if node.gcs_detail else "the GCS says DEAD"
-    elif node.incarnation is None:
-        seen["gcs"] = "the GCS does not list it"
-    if node.proof_misses:
-        seen["task"] = f"a pinned no-op task missed its deadline {node.proof_misses} times"
-    return seen
-
-
-def running(node: NodeBelief) -> Raylet | None:
-    """The raylet process of this incarnation in the last look at its host, or None."""
-    view, known = node.host_view, node.incarnation
-    if view is None or known is None:
-        return None
-    return next((r for r in view.raylets if r.node_id == known.node_id), None)
-
-
-def fresh(node: NodeBelief) -> bool:
-    """The last look at the host is not older than what made us look."""
-    view = node.host_view
-    if view is None:
-        return False
-    if node.incarnation is None and node.state is not State.JOINING:
-        return True  # nothing of it was ever listed, so nothing newer speaks against the look
-    began = [at for at in (node.heartbeat.first_missed_at, node.unlisted_at) if at is not None]
-    return view.at >= min(began, default=node.since if node.failed_at is None else node.failed_at)

@@ -7,8 +7,8 @@ Called by `repair`, `step` and `report`; `docs/guards.md` is printed from SETTIN
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
-from grid_agent.core import evidence, ladder, placement
-from grid_agent.core.model import Belief, Cause, NodeBelief, Policy, Refusal, Rung, State, Word
+from grid_agent.core import facts, ladder, placement
+from grid_agent.core.model import GONE, Belief, Cause, NodeBelief, Policy, Refusal, Rung, State, Word
 
 WITNESSES = 2
 # These hand the node to a person.
@@ -62,7 +62,7 @@ def _questions(
     yield belief.observer.loop_lag_ms >= policy.lag_warn_ms, Refusal.OBSERVER_SICK
     yield belief.holding_since is not None, Refusal.MASS_FAILURE
     yield ladder.rung(node, policy) is Rung.WAIT, Refusal.HOST_UNREACHABLE
-    yield not node.verdict_stands or len(evidence.against(node)) < WITNESSES, Refusal.ONE_WITNESS
+    yield not node.verdict_stands or len(facts.against(node)) < WITNESSES, Refusal.ONE_WITNESS
     yield not ladder.curable(node), Refusal.NOT_CURABLE
     yield ladder.flapping(node, now, policy), Refusal.FLAPPING
     yield ladder.used_up(node, now, policy), Refusal.NODE_BUDGET
@@ -136,8 +136,8 @@ def may_tell(belief: Belief, node: NodeBelief, now: float, policy: Policy, *, fe
         return False
     if silent is not None or (node.tell_after is not None and now < node.tell_after):
         return False
-    proven = node.verdict_stands and len(evidence.against(node)) >= WITNESSES
-    return fenced or (proven and (belief.holding_since is None or node.cause is Cause.PROCESS_GONE))
+    proven = node.verdict_stands and len(facts.against(node)) >= WITNESSES
+    return fenced or (proven and (belief.holding_since is None or node.cause in GONE))
 
 
 def failing(belief: Belief, now: float, policy: Policy) -> tuple[str, ...]:

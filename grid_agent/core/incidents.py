@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from grid_agent.core import evidence, names
-from grid_agent.core.model import Belief, Cause, Incident, NodeBelief, Phase, State, Step
+from grid_agent.core.model import NOT_OURS, Belief, Cause, Incident, NodeBelief, Phase, State, Step
 
 MAX_STEPS = 2_000
 
 
 def open_for(belief: Belief, node: NodeBelief, now: float, window_s: float) -> Belief:
     """Open an incident for a node with a verdict, or join the one of the mass failure under way."""
+    if node.incident_id is not None:  # people know of it already, by another name
+        return add(recast(belief, node), node, _found(node), now, Phase.FIRING)
     shared = _mass_incident(belief, window_s)
     if shared is not None:
         everyone = tuple(dict.fromkeys((*shared.nodes, node.name)))
@@ -44,6 +46,42 @@ def reopen(belief: Belief, node: NodeBelief, now: float, window_s: float) -> Bel
     return _attach(belief, again, node)
 
 
+def report(belief: Belief, node: NodeBelief, now: float, after_s: float) -> Belief:
+    """A way to a suspect is broken: nothing is restarted, so a person must hear of it once it has lasted."""
+    known = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
+    if known is not None:
+        if known.nodes == (node.name,) and known.cause is not node.cause:
+            return add(recast(belief, node), node, f"{node.name}, looked at again: {node.cause}", now)
+        phase = _phase(belief, known)
+        told = known if phase is known.phase else replace(known, phase=phase)
+        return belief if told is known else replace(belief, incidents={**belief.incidents, told.id: told})
+    if node.cause not in NOT_OURS or node.cause_since is None or now - node.cause_since < after_s:
+        return belief
+    incident = Incident(
+        id=belief.next_incident_id,
+        nodes=(node.name,),
+        host=node.host,
+        cause=node.cause or Cause.NO_PATH,
+        phase=Phase.NEEDS_PERSON,
+        opened_at=now,
+        failed_at=node.failed_at if node.failed_at is not None else now,
+        evidence=node.evidence,
+        steps=(Step(now, _found(node)),),
+    )
+    return _attach(replace(belief, next_incident_id=incident.id + 1), incident, node)
+
+
+def recast(belief: Belief, node: NodeBelief) -> Belief:
+    """More is known now: the node's own open incident takes its present cause and evidence."""
+    incident = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
+    if incident is None or not incident.open or incident.nodes != (node.name,) or node.cause is None:
+        return belief
+    if incident.cause is node.cause:
+        return belief
+    told = replace(incident, cause=node.cause, evidence=node.evidence)
+    return replace(belief, incidents={**belief.incidents, told.id: told})
+
+
 def add(belief: Belief, node: NodeBelief, text: str, now: float, phase: Phase | None = None) -> Belief:
     """Add a line to the node's open incident (if any), and set its phase where given."""
     incident = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
@@ -51,8 +89,7 @@ def add(belief: Belief, node: NodeBelief, text: str, now: float, phase: Phase | 
         return belief
     steps = _with(incident, now, text, node.name)
     told = replace(incident, steps=steps, phase=phase or incident.phase, next_attempt_at=node.next_attempt_at)
-    if any(n.state is State.GAVE_UP and n.incident_id == told.id for n in belief.nodes.values()):
-        told = replace(told, phase=Phase.NEEDS_PERSON)  # whatever becomes of its other nodes
+    told = replace(told, phase=_phase(belief, told))
     return replace(belief, incidents={**belief.incidents, told.id: told})
 
 
@@ -66,8 +103,8 @@ def resolve(belief: Belief, node: NodeBelief, text: str, now: float) -> Belief:
     others = [n for n in belief.nodes.values() if n.incident_id == incident.id]
     if not others:
         told = replace(told, phase=Phase.RESOLVED, resolved_at=now)
-    elif all(n.state is not State.GAVE_UP for n in others) and told.phase is Phase.NEEDS_PERSON:
-        told = replace(told, phase=Phase.FIRING)
+    else:
+        told = replace(told, phase=_phase(belief, told))
     return replace(belief, incidents={**belief.incidents, told.id: told})
 
 
@@ -129,6 +166,15 @@ def _mass_incident(belief: Belief, window_s: float) -> Incident | None:
     return belief.incidents[ids[0]] if ids else None
 
 
+def _phase(belief: Belief, incident: Incident) -> Phase:
+    """A person is needed as long as one of its nodes needs one, whatever becomes of the others."""
+    for node in belief.nodes.values():
+        broken = node.state is State.SUSPECT and node.cause in NOT_OURS
+        if node.incident_id == incident.id and (broken or node.state is State.GAVE_UP):
+            return Phase.NEEDS_PERSON
+    return Phase.FIRING if incident.phase is Phase.NEEDS_PERSON else incident.phase
+
+
 def _attach(belief: Belief, incident: Incident, node: NodeBelief) -> Belief:
     belief = evidence.put(belief, replace(node, incident_id=incident.id))
     return replace(belief, incidents={**belief.incidents, incident.id: incident})
@@ -152,4 +198,5 @@ def _with(incident: Incident, now: float, text: str, name: str = "") -> tuple[St
 
 def _found(node: NodeBelief) -> str:
     why = "; ".join(node.evidence)
-    return f"{node.name} is dead: {node.cause}" + (f" ({why})" if why else "")
+    what = "is dead" if node.state is State.DEAD else "is not well"
+    return f"{node.name} {what}: {node.cause}" + (f" ({why})" if why else "")

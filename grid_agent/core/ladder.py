@@ -19,6 +19,7 @@ LADDER: Mapping[Cause, tuple[Rung, ...]] = {
 }
 BACKOFF_FACTOR = 3.0
 JITTER = 0.2  # of the wait, so that nodes that failed together do not come back together
+OOM_TRIES = -2  # what ran out of memory does so again: its first restart waits as others' third
 SPARED_TRIES = 1  # a node that dies again after its first restart is restarted at once
 
 
@@ -51,7 +52,9 @@ def cluster_used_up(belief: Belief, now: float, policy: Policy) -> bool:
 
 
 def curable(node: NodeBelief) -> bool:
-    """The last attempt at this very failure did not show that another one is pointless."""
+    """No port is blocked, and the last attempt at this failure did not show that another is pointless."""
+    if node.cause is Cause.PORT_BLOCKED:
+        return False
     if not node.attempts or node.attempts[-1].curable:
         return True
     return node.failed_at is not None and node.attempts[-1].started_at < node.failed_at
@@ -73,9 +76,14 @@ def wait_s(name: str, number: int, failures: int, policy: Policy) -> float:
 def died(node: NodeBelief, now: float, policy: Policy) -> NodeBelief:
     """Return the node with one more death; one that dies again and again waits longer and longer."""
     deaths = (*(at for at in node.deaths if now - at < policy.flap_window_s), now)
-    again = node.tries - SPARED_TRIES
+    return put_off(replace(node, deaths=deaths), now, policy)
+
+
+def put_off(node: NodeBelief, now: float, policy: Policy) -> NodeBelief:
+    """Return the node with its next attempt when its tries and its cause, as it is known now, allow it."""
+    again = node.tries - (SPARED_TRIES if node.cause is not Cause.OUT_OF_MEMORY else OOM_TRIES)
     wait = wait_s(node.name, node.attempts_begun, again, policy) if again > 0 else 0.0
-    return replace(node, deaths=deaths, next_attempt_at=now + wait if wait else None)
+    return replace(node, next_attempt_at=now + wait if wait else None)
 
 
 def begin(node: NodeBelief, run_on: str, now: float, policy: Policy, alive: int = 0) -> NodeBelief:

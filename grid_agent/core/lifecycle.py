@@ -44,13 +44,15 @@ def move(node: NodeBelief, to: State, now: float, cause: Cause | None) -> NodeBe
         IllegalTransitionError: the edge is not in the table; nothing was changed.
     """
     if node.state is to:
-        return node if node.cause is cause else replace(node, cause=cause)
+        return node if node.cause is cause else replace(node, cause=cause, cause_since=now)
     if (node.state, to) not in TRANSITIONS:
         message = f"{node.name}: {node.state} -> {to} is not an edge of the life cycle"
         raise IllegalTransitionError(message)
     left_alive = now if node.state in (State.ALIVE, State.JOINING) else node.failed_at
     failed_at = None if to in (State.ALIVE, State.JOINING, State.CORDONED) else left_alive
-    return replace(node, state=to, since=now, cause=cause, failed_at=failed_at, look_asked_at=None)
+    cause_since = node.cause_since if node.cause is cause else now
+    moved = replace(node, state=to, since=now, cause=cause, cause_since=cause_since, failed_at=failed_at)
+    return replace(moved, look_asked_at=None, peer_asked_at=None)
 
 
 def mermaid() -> str:

@@ -7,12 +7,7 @@ them out and feeds the result back as one more event. Nothing here acts.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from grid_agent.core.model import Cause, Incident, Miss, ProbeReport, Raylet, Rung
-
-
-@dataclass(frozen=True, slots=True)
-class Ticked:
-    """Time has passed and nothing else happened."""
+from grid_agent.core.model import NO_FACTS, Cause, HostFacts, Incident, Miss, ProbeReport, Raylet, Rung
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +70,7 @@ class HostLooked:
     raylets: tuple[Raylet, ...]
     detail: str = ""
     asked_about: str | None = None
+    facts: HostFacts = NO_FACTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +86,37 @@ class HostUnreachable:
 @dataclass(frozen=True, slots=True)
 class LookFailed:
     """The look itself failed (key refused, no answer in time, ...): it says nothing about the host."""
+
+    node: str
+    by: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChecked:
+    """A live peer checked this incarnation's port; `how` None: it answered there."""
+
+    node: str
+    node_id: str
+    by: str
+    how: Miss | None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerPlaced:
+    """A live peer placed a no-op on this incarnation; `ran` False: it missed its deadline."""
+
+    node: str
+    node_id: str
+    by: str
+    ran: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFailed:
+    """The peer itself could not be asked, or not in time: it says nothing about the node."""
 
     node: str
     by: str
@@ -205,14 +232,16 @@ class JournalChanged:
 
 
 Event = (
-    Ticked
-    | HeartbeatAnswered
+    HeartbeatAnswered
     | HeartbeatMissed
     | NodesListed
     | GcsWentSilent
     | HostLooked
     | HostUnreachable
     | LookFailed
+    | PeerChecked
+    | PeerPlaced
+    | PeerFailed
     | TaskRan
     | TaskMissed
     | NodeProbed
@@ -229,10 +258,38 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class LookAtHost:
-    """Ask the host itself for its raylets, from the node `by`. Ends in HostLooked or HostUnreachable."""
+    """Ask the host itself for its raylets, from the node `by`.
+
+    `address`, `port`: where the raylet of `node_id` listened; `pid`: its own, where it was seen;
+    `quiet_s`: for how long nothing has been heard of it. Ends in HostLooked, HostUnreachable or LookFailed.
+    """
 
     node: str
     node_id: str | None
+    by: str
+    address: str = ""
+    port: int = 0
+    pid: int | None = None
+    quiet_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AskPeer:
+    """Have the live node `by` check the suspect's port. Ends in PeerChecked or PeerFailed."""
+
+    node: str
+    node_id: str
+    by: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProveFromPeer:
+    """Have the live node `by` place a no-op on this incarnation. Ends in PeerPlaced or PeerFailed."""
+
+    node: str
+    node_id: str
     by: str
 
 
@@ -272,4 +329,4 @@ class Notify:
     incident: Incident
 
 
-Order = LookAtHost | ProveNode | TellRay | RestartWorker | Notify
+Order = LookAtHost | AskPeer | ProveFromPeer | ProveNode | TellRay | RestartWorker | Notify

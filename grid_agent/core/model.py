@@ -37,8 +37,15 @@ class Cause(StrEnum):
     ZOMBIE = "marked dead, still running"
     CANNOT_RUN_TASKS = "cannot run tasks"
     NO_PATH = "head cannot reach it"
+    PORT_BLOCKED = "port blocked"
+    AGENT_DIED = "agent process died"
+    OUT_OF_MEMORY = "out of memory"
     CANNOT_JOIN = "cannot join"
     OBSERVER_SICK = "observer sick"
+
+
+GONE = frozenset({Cause.PROCESS_GONE, Cause.AGENT_DIED, Cause.OUT_OF_MEMORY})  # the process has ended
+NOT_OURS = frozenset({Cause.NO_PATH, Cause.PORT_BLOCKED})  # a path is broken: nothing there is restarted
 
 
 class Rung(StrEnum):
@@ -101,18 +108,50 @@ class Heartbeat:
     rtt_ms: float | None = None
     misses: int = 0
     first_missed_at: float | None = None
+    missed_at: float | None = None
     last_miss: Miss | None = None
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Raylet:
-    """One raylet process as its host shows it."""
+    """One raylet process as its host shows it.
+
+    `workers` counts the worker processes below it, `busy` names some of those that have an actor or a task.
+    """
 
     pid: int
     node_id: str
     start_ticks: int = 0
     stat: str = "S"
+    workers: int = 0
+    busy: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """How the host is, and what it says of the raylet that was asked about; None where it does not say.
+
+    `pressure` is the share of time in percent that something waited for cpu, memory or io (avg10). `greets`:
+    the raylet's port answers on the host itself. `death`, `oom`, `agent`: last words of the raylet's log, of
+    the kernel about memory, of Ray's agent beside the raylet. `clock_ahead_s`: against the clock of the head.
+    """
+
+    load1: float | None = None
+    cpus: int | None = None
+    mem_available_mb: int | None = None
+    mem_total_mb: int | None = None
+    pressure: Mapping[str, float] = field(default_factory=dict)
+    port: int | None = None
+    listening: bool | None = None
+    greets: bool | None = None
+    death: tuple[str, ...] = ()
+    oom: tuple[str, ...] = ()
+    agent: tuple[str, ...] = ()
+    clock_ahead_s: float | None = None
+
+
+NO_FACTS = HostFacts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +165,27 @@ class HostView:
     detail: str = ""
     since: float | None = None  # since when every look has been reached, or has not
     starting: bool | None = None  # a start of this node is under way there (its lock is held); None: unknown
+    facts: HostFacts = NO_FACTS
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """What a live peer found when it was asked to check the node. `how` None: the node answered it."""
+
+    at: float
+    by: str
+    how: Miss | None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTask:
+    """Whether a no-op that a live peer placed on the node has run there."""
+
+    at: float
+    by: str
+    ran: bool
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +247,7 @@ class NodeBelief:
     # May look at and repair a host that the head cannot reach.
     can_repair: bool = field(default=False, metadata=TRANSIENT)
     cause: Cause | None = None
+    cause_since: float | None = None
     evidence: tuple[str, ...] = ()
     incarnation: Incarnation | None = None
     proven_id: str | None = None  # the incarnation on which a pinned task has run
@@ -198,14 +259,28 @@ class NodeBelief:
     registered_gpus: int | None = field(default=None, metadata=TRANSIENT)
     heartbeat: Heartbeat = field(default=Heartbeat(), metadata=TRANSIENT)
     host_view: HostView | None = field(default=None, metadata=TRANSIENT)
+    peer_view: PeerView | None = field(default=None, metadata=TRANSIENT)
+    peer_task: PeerTask | None = field(default=None, metadata=TRANSIENT)
+    # How many rows of this name the GCS lists as ALIVE, and the raylets of it where its host shows more than
+    # one; and live rows of this host under names that are not in the file.
+    rows_alive: int = field(default=0, metadata=TRANSIENT)
+    doubles: tuple[Raylet, ...] = field(default=(), metadata=TRANSIENT)
+    strangers: tuple[str, ...] = field(default=(), metadata=TRANSIENT)
     probe: ProbeReport | None = field(default=None, metadata=TRANSIENT)
     failed_at: float | None = None  # when it last left ALIVE
     look_asked_at: float | None = field(default=None, metadata=TRANSIENT)
     look_begun_at: float | None = field(default=None, metadata=TRANSIENT)  # a look under way; None: none is
     # Who could not look last, and why.
     look_trouble: tuple[str, str] | None = field(default=None, metadata=TRANSIENT)
+    # A peer was asked; a check by it is under way; which one could not be asked last, and why.
+    peer_asked_at: float | None = field(default=None, metadata=TRANSIENT)
+    peer_begun_at: float | None = field(default=None, metadata=TRANSIENT)
+    peer_trouble: tuple[str, str] | None = field(default=None, metadata=TRANSIENT)
+    # A proof was asked for; one is under way; how many were missed, and the first of them.
     proof_asked_at: float | None = field(default=None, metadata=TRANSIENT)
+    proof_begun_at: float | None = field(default=None, metadata=TRANSIENT)
     proof_misses: int = field(default=0, metadata=TRANSIENT)
+    proof_missed_at: float | None = field(default=None, metadata=TRANSIENT)
     # Ray refused our word; not again before.
     tell_after: float | None = field(default=None, metadata=TRANSIENT)
     told_id: str | None = None  # the incarnation Ray has been told about
@@ -316,6 +391,7 @@ class Belief:
     next_incident_id: int = 1
     observer: Observer = field(default=Observer(), metadata=TRANSIENT)
     holding_since: float | None = None  # mass-failure hold
+    proofs_spent_at: float | None = None  # up to when the time for proofs of nodes that are well is spent
     repairs: Repairs = Repairs()
     # When every node was last judged, those at rest too.
     everyone_at: float | None = field(default=None, metadata=TRANSIENT)
@@ -334,6 +410,8 @@ class Policy:
     wait after attempt k is `backoff_s` times 3^(k-1), at most `backoff_most_s`, plus a jitter. A node
     that was ALIVE for `probation_s` begins its ladder anew. `do_not_disturb` holds (from, to) in minutes
     after midnight UTC.
+    `report_s` passes before people hear of a broken path. A node that is ALIVE is proved again every
+    `prove_again_s`.
     """
 
     mode: Mode = "heal"
@@ -344,6 +422,9 @@ class Policy:
     join_s: float = 60.0
     look_every_s: float = 2.0
     proof_every_s: float = 5.0
+    prove_again_s: float = 60.0
+    peer_every_s: float = 3.0
+    report_s: float = 20.0
     repair_timeout_s: float = 90.0
     node_attempts: int = 4
     node_window_s: float = 1800.0

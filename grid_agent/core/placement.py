@@ -1,4 +1,4 @@
-"""Who looks at a sick host and who repairs it: the head, or a peer that reaches it when the head does not.
+"""Who looks at a sick host, who bears witness and who repairs: the head, or a peer that reaches it.
 
 Never the sick node itself. Pure; called by `step` and `guard`.
 """
@@ -27,6 +27,21 @@ def looker(belief: Belief, sick: NodeBelief) -> str:
     if trouble is None and view is not None and view.reached:
         return last
     return turns[(turns.index(last) + 1) % len(turns)]
+
+
+def witness(belief: Belief, sick: NodeBelief) -> str | None:
+    """Return the worker that shall check `sick` next, or None: live, beyond doubt itself, each in turn."""
+    able = [
+        n
+        for n in _live(belief, sick)
+        if n.role == "worker" and n.incarnation is not None and not n.heartbeat.misses and not n.proof_misses
+    ]
+    names = [n.name for n in sorted(able, key=lambda n: -len(n.labels.items() & sick.labels.items()))]
+    view, task, trouble = sick.peer_view, sick.peer_task, sick.peer_trouble
+    last = trouble[0] if trouble is not None else view.by if view is not None else task.by if task else None
+    if last is None or last not in names:
+        return names[0] if names else None
+    return names[(names.index(last) + 1) % len(names)]
 
 
 def head(belief: Belief) -> str:

@@ -10,6 +10,7 @@ from grid_agent.core import (
     evidence,
     guard,
     incidents,
+    inquiry,
     ladder,
     lifecycle,
     placement,
@@ -17,7 +18,7 @@ from grid_agent.core import (
     withdrawal,
 )
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, NodeBelief, Phase, Policy, Refusal, Rung, State
+from grid_agent.core.model import Belief, Cause, NodeBelief, Phase, Policy, Refusal, Rung, State
 
 PROVEN_WAIT_S = 30.0  # after a start succeeded: how long until a pinned task must have run
 
@@ -52,9 +53,10 @@ def settle(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
     else:
         detail = f"the raylet was started, but no task ran on it within {PROVEN_WAIT_S:.0f} s"
     failed = ladder.fail(node, detail, now, policy)
-    failed = lifecycle.move(failed, State.DEAD, now, failed.cause)
+    cause = failed.cause if failed.attempts[-1].curable else Cause.CANNOT_JOIN
+    failed = lifecycle.move(failed, State.DEAD, now, cause)
     repairs = replace(belief.repairs, failed=belief.repairs.failed + 1)
-    belief = replace(evidence.put(belief, failed), repairs=repairs)
+    belief = incidents.recast(replace(evidence.put(belief, failed), repairs=repairs), failed)
     belief = incidents.add(belief, failed, f"attempt {last.number} failed: {detail}", now, Phase.FIRING)
     return breaker.in_vain(belief, failed, now, policy)
 
@@ -73,8 +75,7 @@ def died(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief
     belief = evidence.put(belief, node)
     if ladder.flapping(node, now, policy):
         belief = incidents.reopen(belief, node, now, policy.flap_window_s)
-    if belief.nodes[node.name].incident_id is None:
-        belief = incidents.open_for(belief, node, now, policy.mass_window_s)
+    belief = incidents.open_for(belief, belief.nodes[node.name], now, policy.mass_window_s)
     last = node.attempts[-1] if node.attempts else None
     too_soon = last is not None and last.ok and last.helped is None
     return breaker.in_vain(belief, belief.nodes[node.name], now, policy) if too_soon else belief
@@ -83,8 +84,8 @@ def died(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief
 def consider(
     belief: Belief, node: NodeBelief, now: float, policy: Policy
 ) -> tuple[Belief, tuple[m.Order, ...]]:
-    """Ask the guards; restart, give up, or say why not."""
-    if node.state is not State.DEAD:
+    """Ask the guards; restart, give up, or say why not. Its host may tell first what ended the raylet."""
+    if node.state is not State.DEAD or inquiry.pending(node, now):
         return belief, ()
     no = guard.refusal(belief, node, now, policy)
     if no in guard.FINAL:

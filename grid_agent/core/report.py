@@ -8,7 +8,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from grid_agent.core import evidence, guard, incidents, ladder
+from grid_agent.core import facts, guard, incidents, ladder
 from grid_agent.core.model import Belief, Incident, NodeBelief, Policy, Refusal, State, Word
 
 Status = Literal["pass", "warn", "fail"]
@@ -220,7 +220,16 @@ def why(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[st
         **row,
         "incarnation": None if node.incarnation is None else node.incarnation.node_id,
         "evidence": list(node.evidence),
-        "seen_now": evidence.against(node),
+        "seen_now": facts.against(node),
+        "facts": [
+            {
+                "witness": fact.witness,
+                "age_s": None if fact.at is None else round(max(0.0, now - fact.at), 1),
+                "weight": fact.weight,
+                "text": fact.text,
+            }
+            for fact in facts.facts(node)
+        ],
         "refused": None if node.refusal is None else guard.explain(node.refusal, belief, node, now, policy),
         "repairs": _repairs(belief, node, now, policy),
         "attempts": [

@@ -1,8 +1,8 @@
 """Whom a step must think about: in a large cluster nearly every node is healthy, and nothing new is known.
 
 Pure. A node at rest is ALIVE, proven, listed and without a miss, an incident or a repair; judging it again
-changes nothing, and a thousand of them several times a second cost a tenth of a core. Should a rule ever
-depend on time alone for such a node, it is late by `EVERYONE_S` at most. Called by `step`.
+changes nothing, and a thousand of them several times a second cost a tenth of a core. A rule that depends on
+time alone for such a node, as the next proof does, is late by `EVERYONE_S` at most. Called by `step`.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,9 @@ def at_rest(node: NodeBelief) -> bool:
     """Nothing is wrong with the node, nothing is under way, and nothing is left to be said of it."""
     if node.state is not State.ALIVE or node.heartbeat.misses or node.stopped or not node.listed_alive:
         return False
-    if node.incarnation is None or node.proven_id != node.incarnation.node_id:
+    if node.incarnation is None or node.proven_id != node.incarnation.node_id or node.proof_misses:
+        return False
+    if node.rows_alive > 1:
         return False
     if node.incident_id is not None or node.cordon is not None or node.tries:
         return False

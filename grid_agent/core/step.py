@@ -11,21 +11,21 @@ from dataclasses import replace
 
 from grid_agent.core import (
     evidence,
+    facts,
     guard,
     incidents,
+    inquiry,
+    ladder,
     lifecycle,
     people,
     placement,
     repair,
     rest,
-    resume,
     verdict,
 )
 from grid_agent.core import messages as m
-from grid_agent.core.model import Attempt, Belief, Cause, NodeBelief, Policy, State
+from grid_agent.core.model import GONE, Attempt, Belief, Cause, NodeBelief, Policy, State
 from grid_agent.core.verdict import Grade
-
-LOOK_LOST_S = 30.0  # a look that has not come back by then never will
 
 
 def begin(nodes: Iterable[NodeBelief], now: float) -> Belief:
@@ -94,15 +94,15 @@ def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
     if node.state is State.ALIVE and not _proven(node):
         belief = evidence.put(belief, replace(lifecycle.move(node, State.JOINING, now, None), evidence=()))
         node = belief.nodes[node.name]
-    if node.state in (State.REPAIRING, State.GAVE_UP):
+    if node.state in (State.REPAIRING, State.GAVE_UP) or _hopeless(node):
         return belief
     found = verdict.judge(node, now, policy, placement.head(belief))
     if node.state is State.DEAD:
-        return _judge_again(belief, node, found, now)
+        return _judge_again(belief, node, found, now, policy)
     if found.grade is Grade.SUSPECT or (found.grade is Grade.DEAD and node.role == "head"):
         moved = lifecycle.move(node, State.SUSPECT, now, found.cause)
-        known = moved.evidence == found.evidence
-        return evidence.put(belief, moved if known else replace(moved, evidence=found.evidence))
+        moved = moved if moved.evidence == found.evidence else replace(moved, evidence=found.evidence)
+        return incidents.report(evidence.put(belief, moved), moved, now, policy.report_s)
     if found.grade is Grade.DEAD:
         if node.state is State.ALIVE:
             node = lifecycle.move(node, State.SUSPECT, now, found.cause)
@@ -112,7 +112,14 @@ def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
     return belief
 
 
-def _judge_again(belief: Belief, node: NodeBelief, found: verdict.Verdict, now: float) -> Belief:
+def _hopeless(node: NodeBelief) -> bool:
+    """The start itself has shown why it cannot join: that is the cause, whatever its host shows now."""
+    return node.state is State.DEAD and node.cause is Cause.CANNOT_JOIN and not ladder.curable(node)
+
+
+def _judge_again(
+    belief: Belief, node: NodeBelief, found: verdict.Verdict, now: float, policy: Policy
+) -> Belief:
     """A verdict lasts as long as its facts: a new incarnation, an answer or a host back in reach void it."""
     if found.grade is not Grade.DEAD:
         return evidence.put(belief, replace(node, verdict_stands=False)) if node.verdict_stands else belief
@@ -120,9 +127,10 @@ def _judge_again(belief: Belief, node: NodeBelief, found: verdict.Verdict, now: 
         return belief
     known = lifecycle.move(node, State.DEAD, now, found.cause)
     known = replace(known, evidence=found.evidence, verdict_stands=True)
-    belief = evidence.put(belief, known)
     if found.cause is node.cause:
-        return belief
+        return evidence.put(belief, known)
+    known = ladder.put_off(known, now, policy) if known.next_attempt_at is None else known
+    belief = incidents.recast(evidence.put(belief, known), known)
     again = "the host answers again" if node.cause is Cause.HOST_DOWN else "looked at again"
     return incidents.add(belief, known, f"{node.name}, {again}: {found.cause}", now)
 
@@ -137,6 +145,8 @@ def _usable(node: NodeBelief) -> bool:
     Under repair only a new incarnation counts: the old one may answer until the fence ends it.
     """
     if not _proven(node) or node.listed_alive is False or node.heartbeat.misses:
+        return False
+    if node.proof_misses >= facts.ENOUGH:
         return False
     return node.state is not State.REPAIRING or node.proven_id != node.attempts[-1].fence_node_id
 
@@ -169,44 +179,11 @@ def _hold(belief: Belief, now: float, policy: Policy) -> Belief:
 
 
 def _act(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> tuple[Belief, tuple[m.Order, ...]]:
-    orders: list[m.Order] = []
-    if _should_look(node, now, policy):
-        node = replace(node, look_asked_at=now, look_begun_at=now)
-        known = node.incarnation
-        by = placement.looker(belief, node)
-        orders.append(m.LookAtHost(node.name, known.node_id if known else None, by))
-    unproven = node.incarnation
-    if unproven is not None and _should_prove(node, now, policy):
-        node = replace(node, proof_asked_at=now)
-        orders.append(m.ProveNode(node.name, unproven.node_id))
-    belief = evidence.put(belief, node)
+    belief, asked = inquiry.ask(belief, node, now, policy)
+    node = belief.nodes[node.name]
     belief, told = _tell_ray(belief, node, now, policy)
     belief, repairs = repair.consider(belief, belief.nodes[node.name], now, policy)
-    return belief, (*orders, *told, *repairs)
-
-
-def _should_look(node: NodeBelief, now: float, policy: Policy) -> bool:
-    """A suspect's host is looked at, at once and then every `look_every_s`; so is a node that never came."""
-    if node.state is State.JOINING:
-        if node.incarnation is not None or now - node.since < policy.join_s:
-            return False
-    elif node.state is State.DEAD:
-        if node.verdict_stands and node.cause is not Cause.HOST_DOWN and evidence.fresh(node):
-            return False
-    elif node.state is not State.SUSPECT and not resume.interrupted(node):
-        return False
-    if node.look_begun_at is not None and now - node.look_begun_at < LOOK_LOST_S:
-        return False  # one at a time: a host that answers slowly is not asked more
-    return node.look_asked_at is None or now - node.look_asked_at >= policy.look_every_s
-
-
-def _should_prove(node: NodeBelief, now: float, policy: Policy) -> bool:
-    """A new incarnation that the GCS lists is proven by a task, whatever brought it up."""
-    if node.incarnation is None or not node.listed_alive or _proven(node) or node.stopped:
-        return False
-    if node.heartbeat.misses:
-        return False
-    return node.proof_asked_at is None or now - node.proof_asked_at >= policy.proof_every_s
+    return belief, (*asked, *told, *repairs)
 
 
 def _tell_ray(
@@ -219,7 +196,7 @@ def _tell_ray(
     known = node.incarnation
     if known is None or not node.listed_alive or node.told_id == known.node_id:
         return belief, ()
-    if node.state is not State.DEAD or node.cause not in (Cause.PROCESS_GONE, Cause.HOST_DOWN):
+    if node.state is not State.DEAD or node.cause not in (*GONE, Cause.HOST_DOWN):
         return belief, ()
     if not guard.may_tell(belief, node, now, policy, fenced=False):
         return belief, ()

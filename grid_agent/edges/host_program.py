@@ -33,6 +33,20 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 TAIL_LINES = 20
 TAIL_CHARS = 4000
 FAILURE_LINES = 8  # of a failure that has a name
+WORDS = 5  # last words of a log, and workers named
+WORD_CHARS = 300
+GREET_S = 0.5
+# RFC 9113, 3.4: a client says this and SETTINGS; a server's first frame is SETTINGS: so gRPC greets.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+SETTINGS = 4
+FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of the kernel: here pids are those of its log
+OOM_MARGIN_S = 30.0
+AGENT_LOGS = (
+    "dashboard_agent*.err",
+    "dashboard_agent*.log",
+    "runtime_env_agent*.err",
+    "runtime_env_agent*.log",
+)
 # Ray's own programs, as they stand in argv, and the titles they give themselves. Arguments alone do not make
 # a process part of Ray: a driver or an editor may carry the same address or session directory.
 SCRIPTS = (
@@ -62,6 +76,11 @@ FAILURES = (
         ),
         "auth",
         "This host's Ray token is not the cluster's: stop.py, then start.py, gives every node the same.",
+    ),
+    (
+        ("certificate is not yet valid", "certificate has expired"),
+        "clock",
+        "The clocks of this host and of the head differ: set them, with chrony or systemd-timesyncd.",
     ),
     (
         ("No space left on device", "Disk quota exceeded", "Read-only file system"),
@@ -488,17 +507,142 @@ def _host() -> dict[str, Any]:
         "mem_available_mb": int(memory.get("MemAvailable", 0)) // 1024,
         "psi": {kind: _pressure(kind) for kind in ("cpu", "memory", "io")},
         "uptime_s": _uptime(),
+        "time": time.time(),
         "boot_id": _read("/proc/sys/kernel/random/boot_id").decode().strip(),
     }
+
+
+def greet(address: str, port: int, timeout_s: float) -> tuple[str | None, str]:
+    """Connects and waits for the first frame of an HTTP/2 server, as every gRPC server is.
+
+    A stopped process has its connections accepted by the kernel, and says nothing. Answer: how it failed, in
+    the words of `Miss` (None: it greeted), and a detail.
+    """
+    until = time.monotonic() + timeout_s
+    got = b""
+    try:
+        with socket.create_connection((address, port), timeout_s) as line:
+            line.sendall(PREFACE)
+            while len(got) < 9:
+                line.settimeout(max(0.001, until - time.monotonic()))
+                more = line.recv(64)
+                if not more:
+                    return "not serving", f"port {port} hung up"
+                got += more
+    except ConnectionRefusedError:
+        return "refused", f"port {port} refused"
+    except TimeoutError:
+        return "timed out", f"port {port} said nothing in {timeout_s:g} s"
+    except ConnectionError as error:
+        return "not serving", f"port {port}: {error.strerror}"
+    except OSError as error:
+        return "unreachable", f"{error.strerror or error} (port {port})"
+    return (None, "") if got[3] == SETTINGS else ("not serving", f"port {port} speaks something else")
+
+
+def _port(request: dict[str, Any]) -> dict[str, Any]:
+    """Whether anybody listens on the raylet's port, and answers there, seen from its own host."""
+    address, port = request.get("address"), request.get("port")
+    if not address or not port:
+        return {}
+    listening = port in _listeners(None)
+    how, _ = greet(address, port, GREET_S) if listening else ("refused", "")
+    return {"port": {"port": port, "listening": listening, "greets": how is None}}
+
+
+def _below(table: dict[int, Proc], raylet: Proc) -> dict[str, Any]:
+    """Worker processes of a raylet, and the titles of those that have an actor or a task."""
+    titles = [table[pid].argv[0] for pid in _descendants(table, [raylet.pid]) if table[pid].argv]
+    workers = sorted(title for title in titles if title.startswith("ray::"))
+    busy = [title[:40] for title in workers if not title.startswith(("ray::IDLE", "ray::NodeProbe"))]
+    return {"workers": len(workers), "busy": busy[:WORDS]}
+
+
+def _last_words(request: dict[str, Any]) -> dict[str, Any]:
+    """What a raylet that is gone left in its log, its agent's log and the kernel's."""
+    node_id, session = request.get("node_id"), request.get("session_dir")
+    death: list[str] = []
+    agent: list[str] = []
+    for path in _raylet_logs(session, node_id) if node_id and session else ():
+        death += _severe(_last(path))
+        if "fate" in " ".join(death) and path.endswith(".out"):
+            agent = _agent_words(Path(path))
+    oom = _killed_for_memory(request.get("raylet_pid"), float(request.get("quiet_s", 0.0)))
+    return {"death": death[-WORDS:], "agent": agent[-WORDS:], "oom": oom[-WORDS:]}
+
+
+def _severe(text: str) -> list[str]:
+    """Errors and fatal lines of a log of Ray's C++ processes, without their time and place."""
+    found = re.findall(r"^\[[^\]]* [EFC] [^\]]*\] (?:\([^)]*\) )?(.*)$", text, re.MULTILINE)
+    return [line[:WORD_CHARS] for line in found]
+
+
+def _agent_words(raylet_log: Path) -> list[str]:
+    """Errors in the logs of agents that were still written to when the raylet ended."""
+    found: list[str] = []
+    for log in (log for pattern in AGENT_LOGS for log in sorted(raylet_log.parent.glob(pattern))):
+        with contextlib.suppress(OSError):
+            if abs(log.stat().st_mtime - raylet_log.stat().st_mtime) < OOM_MARGIN_S:
+                words = _last(str(log)).splitlines()
+                lines = [line for line in words if re.search(r"rror|CRITICAL|Fatal", line)]
+                found += [f"{log.name}: {line.strip()[:WORD_CHARS]}" for line in lines[-2:]]
+    return found
+
+
+def _killed_for_memory(pid: int | None, quiet_s: float) -> list[str]:
+    """Lines of the kernel's log by which it killed a raylet for memory since it was last heard of.
+
+    Pids in that log are those of the machine: inside a container only name and time can be compared.
+    """
+    found: list[str] = []
+    first = _inode("/proc/self/ns/pid") == FIRST_PID_NAMESPACE
+    now = _uptime()
+    for at, text in _kernel_log():
+        killed = re.search(r"Killed process (\d+) \(raylet\)", text)
+        if killed is None or now - at > quiet_s + OOM_MARGIN_S:
+            continue
+        if not first or pid is None or int(killed.group(1)) == pid:
+            found.append(text[:WORD_CHARS])
+    return found
+
+
+def _inode(path: str) -> int:
+    with contextlib.suppress(OSError):
+        return Path(path).stat().st_ino
+    return 0
+
+
+def _kernel_log() -> Iterator[tuple[float, str]]:
+    """Seconds since boot and text of each record of /dev/kmsg; none where it is not ours to read."""
+    try:
+        handle = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        while True:
+            try:
+                record = os.read(handle, 8192)
+            except BrokenPipeError:  # overwritten while we read; the next read goes on after it
+                continue
+            except OSError:  # no more, or not for us
+                return
+            head, _, text = record.decode("utf-8", "replace").partition(";")
+            with contextlib.suppress(IndexError, ValueError):
+                yield int(head.split(",")[2]) / 1e6, re.sub(r"[\x00-\x1f\x7f]", " ", text.partition("\n")[0])
+    finally:
+        os.close(handle)
 
 
 def look(request: dict[str, Any]) -> dict[str, Any]:
     """Raylets of one cluster on this host, what a dead one left behind, and how the host is.
 
     Request: gcs_address or gcs_port; node_name, node_id (either selects; neither: all); optional raylet_pid
-    and session_dir of a raylet that may be gone, log_monitor. A zombie is listed apart: it does not live, and
-    it has no arguments left to tell whose it was. `unreadable` counts Ray processes that another user hides,
-    `unsure` the raylets that do not show whose they are: one of them may be the one sought.
+    and session_dir of a raylet that may be gone, quiet_s (for how long nothing has been heard of it), address
+    and port where it listened, log_monitor. Answer beside the lists and `host`: `port` {port, listening,
+    greets}, and of a raylet that is gone `death`, `agent` and `oom`: the last words of its log, of its
+    agent's and of the kernel's. A zombie is listed apart: it does not live, and it has no arguments left to
+    tell whose it was. `unreadable` counts Ray processes that another user hides, `unsure` the raylets that do
+    not show whose they are: one of them may be the one sought.
     """
     table = _table()
     raylets = _chosen(table, request, request.get("node_name"), request.get("node_id"))
@@ -510,10 +654,12 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     hidden = [proc for proc in parts if not os.access(f"/proc/{proc.pid}/fd", os.R_OK)]
     answer = {
         "ok": True,
-        "raylets": [_row(proc) for proc in raylets],
+        "raylets": [{**_row(proc), **_below(table, proc)} for proc in raylets],
         "remains": [{"pid": p.pid, "start_ticks": p.start, "name": p.name, "why": why} for p, why in remains],
         "zombies": [{"pid": p.pid, "start_ticks": p.start, "name": p.comm} for p in zombies],
         "host": _host(),
+        **_port(request),
+        **({} if lives else _last_words(request)),
     }
     counts = {"unreadable": len(hidden), "unsure": len(_unsure(table))}
     return {**answer, **{name: count for name, count in counts.items() if count}}

@@ -1,13 +1,14 @@
-"""A look at a host's own process list: the second witness. Local by `/proc`, remote over SSH.
+"""A look at the host itself: processes, last words, how it is. By `/proc` here, over SSH elsewhere.
 
 It only asks and translates; what the answer proves is decided in the core.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import NodeBelief, Raylet
+from grid_agent.core.model import HostFacts, NodeBelief, Raylet
 from grid_agent.edges.transports import Transport
 
 LOOK_S = 5.0
@@ -19,13 +20,19 @@ class Looks:
     """Looks at a host from a node: `ways(by, node)` is the way from the one to the other.
 
     `seen` keeps the rows of each node's last look that showed any: pid and session folder of a raylet that
-    may be gone when its remains are to be ended.
+    may be gone when its remains are to be ended. `session_dir(node)` is where a node's logs are, if known.
     """
 
-    def __init__(self, ways: Callable[[NodeBelief, str], Transport], gcs_address: str) -> None:
+    def __init__(
+        self,
+        ways: Callable[[NodeBelief, str], Transport],
+        gcs_address: str,
+        session_dir: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
         self.seen: dict[str, list[Mapping[str, Any]]] = {}
         self._ways = ways
         self._gcs_address = gcs_address
+        self._session_dir = session_dir
 
     async def look(
         self, order: m.LookAtHost, by: NodeBelief
@@ -36,7 +43,13 @@ class Looks:
             "gcs_address": self._gcs_address,
             "node_name": order.node,
             "node_id": order.node_id,
+            "address": order.address,
+            "port": order.port,
+            "raylet_pid": order.pid,
+            "quiet_s": order.quiet_s,
+            "session_dir": self._known_session(order) or self._session_dir(order.node),
         }
+        asked_at = time.time()
         answer = await self._ways(by, order.node).call(request, LOOK_S)
         if not answer.get("ok"):
             detail = f"{answer.get('error')}: {answer.get('detail', '')}"
@@ -49,7 +62,12 @@ class Looks:
         if answer["raylets"]:
             self.seen[order.node] = answer["raylets"]
         raylets = tuple(_raylet(r) for r in answer["raylets"])
-        return m.HostLooked(order.node, by.name, raylets, asked_about=order.node_id)
+        facts = _facts(answer, asked_at)
+        return m.HostLooked(order.node, by.name, raylets, asked_about=order.node_id, facts=facts)
+
+    def _known_session(self, order: m.LookAtHost) -> str | None:
+        rows = self.seen.get(order.node, ())
+        return next((str(r["session_dir"]) for r in rows if r.get("node_id") == order.node_id), None)
 
 
 def _raylet(seen: Mapping[str, Any]) -> Raylet:
@@ -58,4 +76,31 @@ def _raylet(seen: Mapping[str, Any]) -> Raylet:
         node_id=str(seen["node_id"]),
         start_ticks=int(seen["start_ticks"]),
         stat=str(seen["stat"]),
+        workers=int(seen.get("workers", 0)),
+        busy=tuple(map(str, seen.get("busy", ()))),
     )
+
+
+def _facts(answer: Mapping[str, Any], asked_at: float) -> HostFacts:
+    """How the host is. Its clock is compared with the middle of the call, by this machine's."""
+    host, port = answer.get("host", {}), answer.get("port", {})
+    pressure = {kind: float(some) for kind, some in (host.get("psi") or {}).items() if some is not None}
+    ahead_s = None if "time" not in host else float(host["time"]) - (asked_at + time.time()) / 2
+    return HostFacts(
+        load1=host.get("load1"),
+        cpus=host.get("cpus"),
+        mem_available_mb=host.get("mem_available_mb"),
+        mem_total_mb=host.get("mem_total_mb"),
+        pressure=pressure,
+        port=port.get("port"),
+        listening=port.get("listening"),
+        greets=port.get("greets"),
+        death=_lines(answer, "death"),
+        oom=_lines(answer, "oom"),
+        agent=_lines(answer, "agent"),
+        clock_ahead_s=ahead_s,
+    )
+
+
+def _lines(answer: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    return tuple(map(str, answer.get(name) or ()))

@@ -1,5 +1,6 @@
 """What runs on a node: one probe actor, pinned there, shipped by value. Stdlib, and NVML where it is.
 
+Asked to, it bears witness: it checks the raylet of another node, which the head alone hears nothing of.
 It reports what the node sees of itself. It never changes anything, and a hanging GPU driver costs it one
 stuck thread, not the answer: `gpus_seen` is then None (unknown). Created by `remote`.
 """
@@ -8,6 +9,8 @@ import os
 import shutil
 import threading
 from typing import Any
+
+from grid_agent.edges import host_program
 
 NVML_WAIT_S = 2.0
 
@@ -34,6 +37,11 @@ class NodeProbe:
             },
             "detail": detail,
         }
+
+    def check_peer(self, address: str, port: int, timeout_s: float) -> dict[str, Any]:
+        """Bears witness: whether the raylet at this address answers this node. `how` is None when it does."""
+        how, detail = host_program.greet(address, port, timeout_s)
+        return {"how": how, "detail": detail}
 
     def _gpus(self) -> tuple[int | None, str]:
         """Count in a thread of its own; a thread that hangs is never joined by a second one."""

@@ -17,7 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import NodeBelief, ProbeReport
+from grid_agent.core.model import Miss, NodeBelief, ProbeReport
 from grid_agent.edges import host_program, hosts, node_probe
 from grid_agent.edges.transports import Transport
 
@@ -28,10 +28,11 @@ log = logging.getLogger("grid_agent.remote")
 REPAIRS = 16  # at once in the one process that is kept for them
 PROVE_S = 10.0
 PROBE_S = 4.0
+CHECK_S = 1.0  # for a peer's check of another node
 PEER_S = 5.0  # for a worker process on the peer to start
 READY_S = 20.0  # for the process that carries out the head's repairs to start
 ASK_S = 1.0  # for its word that it is there
-NOT_CURABLE = frozenset({"no_ray", "version", "auth", "disk"})  # errors that a second try cannot cure
+NOT_CURABLE = frozenset({"no_ray", "version", "auth", "disk", "clock"})  # no second try cures these
 NOT_BEGUN = frozenset({"stopped"})  # refused before anything was done
 Plan = Callable[[m.RestartWorker], tuple[dict[str, Any], float]]
 Ways = Callable[[str, str], Transport]
@@ -39,6 +40,19 @@ Ways = Callable[[str, str], Transport]
 
 def _noop() -> None:
     """Proves that a node runs tasks."""
+
+
+def _place_noop(node_id: str, timeout_s: float) -> str:
+    """On a peer: places a no-op on another node. Answers what went wrong, nothing when it has run."""
+    ref = ray.remote(num_cpus=0, max_retries=0)(_noop).options(**_on(node_id)).remote()
+    try:
+        ray.get(ref, timeout=timeout_s)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(ref, force=False, recursive=False)
+        return f"no answer in {timeout_s:g} s"
+    except Exception as error:  # noqa: BLE001 - whatever it was, no task ran
+        return _one_line(error)
+    return ""
 
 
 async def _send(way: "Transport", request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -108,6 +122,17 @@ class Remote:
             return m.TaskMissed(order.node, order.node_id, _one_line(error))
         return m.TaskRan(order.node, order.node_id)
 
+    async def place(self, order: m.ProveFromPeer, by: NodeBelief) -> m.PeerPlaced | m.PeerFailed:
+        """Have the node `by` place a no-op on another one: a task that owes nothing to us."""
+        if by.incarnation is None:
+            return m.PeerFailed(order.node, by.name, f"{by.name} has no raylet")
+        place = ray.remote(num_cpus=0, max_retries=0)(_place_noop).options(**_on(by.incarnation.node_id))
+        try:
+            wrong = await _result(place.remote(order.node_id, PROVE_S), PROVE_S + PEER_S)
+        except Exception as error:  # noqa: BLE001 - then nobody has tried
+            return m.PeerFailed(order.node, by.name, _one_line(error))
+        return m.PeerPlaced(order.node, order.node_id, by.name, not wrong, wrong)
+
     async def repair(self, order: m.RestartWorker, run_on: NodeBelief) -> m.RepairEnded:
         """Fence and restart `order.node` by a task on `run_on`."""
         if run_on.incarnation is None:
@@ -171,7 +196,9 @@ class Probes:
     def __init__(self, temp_dir: str) -> None:
         self._temp_dir = temp_dir
         self._actors: dict[str, tuple[str, Any]] = {}
-        self._class = ray.remote(num_cpus=0, max_restarts=0)(node_probe.NodeProbe)
+        # Two threads: a report that waits for a GPU driver keeps nobody from bearing witness.
+        actor = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=2)
+        self._class = actor(node_probe.NodeProbe)
 
     async def sweep(self, nodes: Iterable[NodeBelief]) -> Sequence[m.Event]:
         """Ask every given node's probe at once; who does not answer in time is left out."""
@@ -183,13 +210,30 @@ class Probes:
         for name in names:
             self._actors.pop(name, None)
 
-    async def _ask(self, name: str, node_id: str) -> m.Event | None:
-        known = self._actors.get(name)
+    async def check(self, order: m.AskPeer, by: NodeBelief) -> m.PeerChecked | m.PeerFailed:
+        """Have the node `by` check the port of another one."""
+        if by.incarnation is None:
+            return m.PeerFailed(order.node, by.name, f"{by.name} has no raylet")
         try:
-            if known is None or known[0] != node_id:
-                known = (node_id, self._class.options(**_on(node_id)).remote(self._temp_dir))
-                self._actors[name] = known
-            seen = await _result(known[1].report.remote(), PROBE_S)
+            actor = self._actor(by.name, by.incarnation.node_id)
+            asked = actor.check_peer.remote(order.address, order.port, CHECK_S)
+            seen = await _result(asked, CHECK_S + PEER_S)
+        except Exception as error:  # noqa: BLE001 - then nobody has checked
+            self._actors.pop(by.name, None)
+            return m.PeerFailed(order.node, by.name, _one_line(error))
+        how = None if seen["how"] is None else Miss(seen["how"])
+        return m.PeerChecked(order.node, order.node_id, by.name, how, str(seen["detail"]))
+
+    def _actor(self, name: str, node_id: str) -> Any:
+        known = self._actors.get(name)
+        if known is None or known[0] != node_id:
+            known = (node_id, self._class.options(**_on(node_id)).remote(self._temp_dir))
+            self._actors[name] = known
+        return known[1]
+
+    async def _ask(self, name: str, node_id: str) -> m.Event | None:
+        try:
+            seen = await _result(self._actor(name, node_id).report.remote(), PROBE_S)
         except ray.exceptions.GetTimeoutError:
             return None
         except Exception:  # noqa: BLE001 - a dead actor is made anew at the next sweep

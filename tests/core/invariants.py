@@ -9,7 +9,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Policy
+from grid_agent.core.model import Belief, NodeBelief, Policy
+
+ORDERS = (
+    m.LookAtHost,
+    m.AskPeer,
+    m.ProveFromPeer,
+    m.ProveNode,
+    m.TellRay,
+    m.RestartWorker,
+    m.Notify,
+)
 
 
 @dataclass
@@ -35,6 +45,8 @@ class Witnesses:
     lives: dict[tuple[str, str], Incarnation] = field(default_factory=dict)
     newest: dict[str, str] = field(default_factory=dict)
     looked_at: dict[str, float] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)  # whose newest known life missed its last heartbeat
+    peers_said: dict[tuple[str, str, str], float] = field(default_factory=dict)
     gcs_silent_since: float | None = None
     gcs_ever: bool = False
     stopped: frozenset[str] = frozenset()
@@ -87,14 +99,29 @@ class Witnesses:
         match event:
             case m.HeartbeatAnswered(name, node_id):
                 self._life(name, node_id).missed_since = None
+                if self.newest.get(name) == node_id:
+                    self.silent.discard(name)
+            case m.PeerChecked(name, node_id, by, how):
+                self._peer(now, name, node_id, by, against=how is not None)
+            case m.PeerPlaced(name, node_id, by, ran):
+                self._peer(now, name, node_id, by, against=not ran)
             case m.HeartbeatMissed(name, node_id):
                 life = self._life(name, node_id)
                 life.missed_since = now if life.missed_since is None else life.missed_since
+                if self.newest.get(name) == node_id:
+                    self.silent.add(name)
             case m.TaskRan(name, node_id):
                 self._life(name, node_id).no_task_since = None
             case m.TaskMissed(name, node_id):
                 life = self._life(name, node_id)
                 life.no_task_since = now if life.no_task_since is None else life.no_task_since
+
+    def _peer(self, now: float, name: str, node_id: str, by: str, *, against: bool) -> None:
+        assert by not in (name, self.head), f"{by} is no peer of {name}"
+        for key in [k for k in self.peers_said if k[:2] == (name, node_id)]:
+            del self.peers_said[key]  # the last word of a peer counts
+        if against:
+            self.peers_said[name, node_id, by] = now
 
     def _life(self, name: str, node_id: str) -> Incarnation:
         return self.lives.setdefault((name, node_id), Incarnation())
@@ -105,6 +132,8 @@ class Witnesses:
         for row in sorted(rows, key=lambda r: (r.started_at_ms, r.alive)):
             best[row.name] = row
         for name, row in best.items():
+            if self.newest.get(name) != row.node_id:
+                self.silent.discard(name)
             self.newest[name] = row.node_id
         for (name, node_id), life in self.lives.items():
             shown = best.get(name)
@@ -138,6 +167,9 @@ class Witnesses:
                 self.told.add((name, node_id))
                 if (name, node_id) not in self.fenced:
                     self._two_witnesses(name, node_id)
+            case m.AskPeer(name, _, by) | m.ProveFromPeer(name, _, by):
+                assert by not in (name, self.head), f"{by} is asked about {name}"
+                assert by not in self.silent, f"{by} is silent itself, and asked about {name}"
             case m.Notify(incident):
                 texts = tuple(s.text for s in incident.steps)
                 before = self.steps_shown.get(incident.id, ())
@@ -176,6 +208,10 @@ class Witnesses:
         looked = self.looked_at.get(name)
         if looked is not None and complaints and looked >= min(complaints.values()):
             complaints["host"] = looked
+        begun = min(complaints.values(), default=0.0)
+        said = [t for (n, i, _), t in self.peers_said.items() if (n, i) == (name, node_id) and t >= begun]
+        if said and complaints:
+            complaints["peer"] = max(said)
         assert len(complaints) >= 2, f"{name} ({node_id}): only {sorted(complaints) or 'nobody'} complained"
 
 
@@ -189,7 +225,7 @@ def believed(belief: Belief) -> None:
         states = [belief.nodes[name].state for name in incident.nodes]
         assert any(s != "ALIVE" for s in states), f"incident {incident.id} is open and all its nodes ALIVE"
         assert incident.id in attached, f"incident {incident.id} is open and nobody's"
-        hopeless = any(n.state == "GAVE_UP" and n.incident_id == incident.id for n in belief.nodes.values())
+        hopeless = any(n.incident_id == incident.id and _hopeless(n) for n in belief.nodes.values())
         assert (incident.phase == "needs a person") == hopeless, f"incident {incident.id}: {incident.phase}"
     for node in belief.nodes.values():
         if node.state in ("DEAD", "REPAIRING", "GAVE_UP"):
@@ -199,13 +235,19 @@ def believed(belief: Belief) -> None:
             assert node.cause is None, f"{node.name} is ALIVE with a cause"
 
 
+def _hopeless(node: NodeBelief) -> bool:
+    """Nothing that the agent may do helps."""
+    broken = node.state == "SUSPECT" and node.cause in ("head cannot reach it", "port blocked")
+    return broken or node.state == "GAVE_UP"
+
+
 def check_log(
     log: Sequence[tuple[float, m.Event | m.Order]], *, policy: Policy, names: Iterable[str], head: str
 ) -> Witnesses:
     """Read a whole log of events and orders, in the order in which they happened."""
     witnesses = Witnesses(policy, frozenset(names), head)
     for now, entry in log:
-        if isinstance(entry, m.LookAtHost | m.ProveNode | m.TellRay | m.RestartWorker | m.Notify):
+        if isinstance(entry, ORDERS):
             witnesses.ordered(now, entry)
         else:
             witnesses.saw(now, entry)

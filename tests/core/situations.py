@@ -3,6 +3,7 @@
 A node's lives are called `gpu1-a`, `gpu1-b`, and so on; the head is `head`.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +51,19 @@ def not_reached(name: str) -> m.HostUnreachable:
     return m.HostUnreachable(name, "head", "no route to host")
 
 
+def peer_says(name: str, how: Miss | None, life: str = "a", by: str = "gpu2") -> m.PeerChecked:
+    return m.PeerChecked(name, f"{name}-{life}", by, how)
+
+
+def peer_placed(name: str, life: str = "a", *, ran: bool = False, by: str = "gpu2") -> m.PeerPlaced:
+    return m.PeerPlaced(name, f"{name}-{life}", by, ran, "no answer in 10 s")
+
+
+def looks(orders: Iterable[m.Order]) -> list[tuple[str, str | None, str]]:
+    """Who is to be looked at, in which life, and by whom."""
+    return [(o.node, o.node_id, o.by) for o in orders if isinstance(o, m.LookAtHost)]
+
+
 def task_ran(name: str, life: str = "a") -> m.TaskRan:
     return m.TaskRan(name, f"{name}-{life}")
 
@@ -70,7 +84,7 @@ class Story:
     """A cluster told in events. All nodes are ALIVE at the start, unless `joined` is False."""
 
     def __init__(self, workers: int = 3, *, joined: bool = True, **policy: Any) -> None:
-        self.policy = Policy(**policy)
+        self.policy = Policy(**{"prove_again_s": 1e9, **policy})
         self.now = START
         self.names = ("head", *(f"gpu{i}" for i in range(1, workers + 1)))
         self.belief: Belief = begin((configured(n) for n in self.names), self.now)

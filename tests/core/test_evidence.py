@@ -2,7 +2,7 @@
 
 import pytest
 
-from grid_agent.core import evidence
+from grid_agent.core import evidence, facts
 from grid_agent.core import messages as m
 from grid_agent.core.model import Miss, ProbeReport
 from tests.core.situations import (
@@ -43,7 +43,7 @@ def test_misses_add_up_and_one_answer_clears_them() -> None:
         refused("nobody"),
         m.RayTold("gpu1", "gpu1-z", accepted=True),
         repair_failed("gpu1", 99),
-        m.Ticked(),
+        m.LoopLagged(0.0),
     ],
 )
 def test_what_concerns_another_life_or_nobody_changes_no_belief(event: m.Event) -> None:
@@ -85,17 +85,17 @@ def test_registered_gpus_and_the_death_text_come_from_the_row() -> None:
     story.see(story.listing(row("gpu1", alive=False, death="raylet died")))
     node = story.node("gpu1")
     assert (node.registered_gpus, node.gcs_detail) == (2, "raylet died")
-    assert evidence.against(node)["gcs"] == "the GCS says DEAD (raylet died)"
+    assert facts.against(node)["gcs"] == "the GCS says DEAD (raylet died)"
 
 
 def test_a_healthy_node_has_no_witness_against_it() -> None:
-    assert evidence.against(Story().node("gpu1")) == {}
+    assert facts.against(Story().node("gpu1")) == {}
 
 
 def test_a_gcs_row_saying_alive_is_no_evidence() -> None:
     story = Story()
-    story.see(timed_out("gpu1"))
-    assert set(evidence.against(story.node("gpu1"))) == {"heartbeat"}
+    story.see(timed_out("gpu1"), timed_out("gpu1"))
+    assert set(facts.against(story.node("gpu1"))) == {"heartbeat"}
 
 
 @pytest.mark.parametrize("view", [no_process("gpu1"), not_reached("gpu1"), pid_there("gpu1")])
@@ -103,16 +103,16 @@ def test_a_look_older_than_the_trouble_is_no_witness(view: m.Event) -> None:
     story = Story()
     story.see(view)
     story.see(refused("gpu1"), after=5)
-    assert set(evidence.against(story.node("gpu1"))) == {"heartbeat"}
+    assert set(facts.against(story.node("gpu1"))) == {"heartbeat"}
     story.see(view, after=0.1)
-    assert set(evidence.against(story.node("gpu1"))) == {"heartbeat", "host"}
+    assert set(facts.against(story.node("gpu1"))) == {"heartbeat", "host"}
 
 
 def test_a_look_older_than_the_row_that_says_dead_is_no_witness() -> None:
     story = Story()
     story.see(no_process("gpu1"))
     story.see(story.listing(row("gpu1", alive=False)), after=600)
-    assert not evidence.fresh(story.node("gpu1"))
+    assert not facts.fresh(story.node("gpu1"))
 
 
 def test_a_view_remembers_since_when_it_is_so() -> None:

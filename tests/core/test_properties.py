@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from grid_agent.core import messages as m
 from grid_agent.core import rest
-from grid_agent.core.model import Belief, Miss, Policy, ProbeReport, Raylet, State
+from grid_agent.core.model import NO_FACTS, Belief, HostFacts, Miss, Policy, ProbeReport, Raylet, State
 from grid_agent.core.step import begin, step
 from tests.core.invariants import Witnesses, believed
 from tests.core.situations import START, Story, configured, repair_failed, row
@@ -20,11 +20,25 @@ Batch = tuple[float, tuple[m.Event, ...]]
 nodes = st.sampled_from((*NAMES, "gpu1", "gpu1", "nobody"))
 lives = st.sampled_from("aaabbc")
 ids = st.builds(lambda name, life: (name, f"{name}-{life}"), nodes, lives)
+peers = st.just("gpu9")  # of none of the nodes that have trouble here
 rows = st.builds(lambda n, life, alive: row(n, life, alive=alive), nodes, lives, st.booleans())
 
 
-def raylets_of(name: str, found: Sequence[str]) -> m.HostLooked:
-    return m.HostLooked(name, "head", tuple(Raylet(i, f"{name}-{life}") for i, life in enumerate(found)))
+def raylets_of(name: str, found: Sequence[str], seen: HostFacts = NO_FACTS) -> m.HostLooked:
+    raylets = tuple(Raylet(i, f"{name}-{life}") for i, life in enumerate(found))
+    return m.HostLooked(name, "head", raylets, facts=seen)
+
+
+host_facts = st.sampled_from(
+    (
+        NO_FACTS,
+        HostFacts(listening=True, greets=True, port=1),
+        HostFacts(listening=True, greets=False, port=1),
+        HostFacts(oom=("Killed process 1 (raylet)",)),
+        HostFacts(death=("agent failed and raylet fate-shares with it.",)),
+        HostFacts(pressure={"cpu": 99.0}, load1=50.0, cpus=2),
+    )
+)
 
 
 def healthy_listing(changed: list[m.NodeRow]) -> m.NodesListed:
@@ -32,14 +46,17 @@ def healthy_listing(changed: list[m.NodeRow]) -> m.NodesListed:
 
 
 one_event = st.one_of(
-    st.just(m.Ticked()),
+    st.just(m.LoopLagged(0.0)),
     st.builds(lambda i: m.HeartbeatAnswered(*i, 0.5), ids),
     st.builds(lambda i, how: m.HeartbeatMissed(*i, how), ids, st.sampled_from(Miss)),
     st.builds(healthy_listing, st.lists(rows, max_size=3)),
     st.builds(lambda r: m.NodesListed(tuple(r)), st.lists(rows, max_size=6)),
     st.just(m.GcsWentSilent("no answer")),
-    st.builds(raylets_of, nodes, st.lists(lives, max_size=2, unique=True)),
+    st.builds(raylets_of, nodes, st.lists(lives, max_size=2, unique=True), host_facts),
     st.builds(lambda n: m.HostUnreachable(n, "head", "no route"), nodes),
+    st.builds(lambda i, by, how: m.PeerChecked(*i, by, how), ids, peers, st.sampled_from((None, *Miss))),
+    st.builds(lambda i, by, ran: m.PeerPlaced(*i, by, ran), ids, peers, st.booleans()),
+    st.builds(lambda n, by: m.PeerFailed(n, by, "no worker process"), nodes, peers),
     st.builds(lambda i: m.TaskRan(*i), ids),
     st.builds(lambda i: m.TaskMissed(*i, "late"), ids),
     st.builds(lambda i, seen: m.NodeProbed(*i, ProbeReport(0.0, seen)), ids, st.sampled_from((None, 0, 1))),
@@ -63,10 +80,19 @@ one_event = st.one_of(
     st.builds(m.SlackChanged, st.sampled_from((None, "invalid_auth"))),
 )
 
+
+def refusing(i: tuple[str, str]) -> m.PeerChecked:
+    return m.PeerChecked(*i, "gpu9", Miss.REFUSED)
+
+
 # Short stories give the sequences a chance to get somewhere; alone, single events rarely make a death.
 whole_story = st.one_of(
     st.builds(lambda i: (m.HeartbeatMissed(*i, Miss.REFUSED), raylets_of(i[0], ())), ids),
     st.builds(lambda i: (m.HeartbeatMissed(*i, Miss.TIMED_OUT), raylets_of(i[0], i[1][-1])), ids),
+    st.builds(
+        lambda i: (m.HeartbeatAnswered(*i, 0.5), m.HeartbeatMissed(*i, Miss.REFUSED), refusing(i)), ids
+    ),
+    st.builds(lambda i: (m.HeartbeatAnswered(*i, 0.5), m.TaskMissed(*i, ""), m.TaskMissed(*i, "")), ids),
     st.builds(lambda i: (m.HeartbeatMissed(*i, Miss.UNREACHABLE), m.HostUnreachable(i[0], "h", "")), ids),
     st.builds(lambda i: (m.HeartbeatAnswered(*i, 0.5), m.TaskRan(*i)), ids),
     st.just((healthy_listing([]), *(m.TaskRan(n, f"{n}-a") for n in NAMES))),
@@ -130,7 +156,8 @@ def test_the_given_belief_is_never_changed(history: list[Batch]) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=batches, policy=policies)
 def test_nodes_at_rest_need_no_judging(history: list[Batch], policy: Policy) -> None:
-    """Large clusters judge only who is not at rest: that must make no difference."""
+    """Large clusters judge only who is not at rest: that makes no difference but to when they are proved."""
+    policy = replace(policy, prove_again_s=1e9)
     whole, orders = play(history, policy, joined=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rest, "SMALL", 0)
@@ -163,9 +190,9 @@ def test_the_bookkeeper_permits_what_is_right() -> None:
     ("event", "order", "complaint"),
     [
         (m.HeartbeatAnswered("gpu1", "gpu1-a", 0.5), restart_of("gpu1"), "only nobody complained"),
-        (m.Ticked(), restart_of("gpu1", "gpu1"), "repair itself"),
-        (m.Ticked(), restart_of("head", "gpu1", "head-a"), "the head"),
-        (m.Ticked(), restart_of("gpu2", fence="gpu2-a"), "only nobody complained"),
+        (m.LoopLagged(0.0), restart_of("gpu1", "gpu1"), "repair itself"),
+        (m.LoopLagged(0.0), restart_of("head", "gpu1", "head-a"), "the head"),
+        (m.LoopLagged(0.0), restart_of("gpu2", fence="gpu2-a"), "only nobody complained"),
         (m.PeopleStopped(frozenset({"gpu1"})), restart_of("gpu1"), "a person stopped"),
         (m.GcsWentSilent("x"), restart_of("gpu1"), "the GCS silent"),
     ],
@@ -192,7 +219,7 @@ def test_the_histories_get_somewhere() -> None:
     night: list[Batch] = [(1.0, death)]
     night += [(60.0, (repair_failed("gpu1", n),)) for n in (1, 2, 3, 4)]
     for n in (1, 2, 3):
-        night.insert(2 * n, (60.0, (m.Ticked(),)))
+        night.insert(2 * n, (60.0, (m.LoopLagged(0.0),)))
     belief, orders = play(night, Policy(), joined=True)
     assert belief.nodes["gpu1"].state is State.GAVE_UP
     assert sum(isinstance(o, m.RestartWorker) for o in orders) == 4

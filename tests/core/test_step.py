@@ -3,12 +3,15 @@
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Cause, Phase, Refusal, Rung, State
+from grid_agent.core.model import Cause, HostFacts, Miss, Phase, Raylet, Refusal, Rung, State
 from tests.core.situations import (
     Story,
     answered,
+    looks,
     no_process,
     not_reached,
+    peer_placed,
+    peer_says,
     pid_there,
     refused,
     repair_failed,
@@ -23,6 +26,145 @@ from tests.core.situations import (
 
 def kinds(orders: tuple[m.Order, ...]) -> list[str]:
     return [type(o).__name__ for o in orders]
+
+
+# --- a peer as the second witness -----------------------------------------------------------------
+
+
+def test_two_refusals_are_a_death_told_at_once_and_the_restart_waits_for_the_host() -> None:
+    story = Story()
+    story.see(answered("gpu1"))
+    story.see(refused("gpu1"), after=1)
+    assert kinds(story.see(peer_says("gpu1", Miss.REFUSED), after=0.01)) == ["TellRay"]
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.DEAD, Cause.PROCESS_GONE)
+    oom = m.HostLooked("gpu1", "head", (), facts=HostFacts(oom=("Killed process 42 (raylet)",)))
+    assert kinds(story.see(oom, after=0.1)) == []
+    assert story.node("gpu1").cause is Cause.OUT_OF_MEMORY
+    assert story.refusal("gpu1") is Refusal.BACKING_OFF
+    assert story.incidents[0].cause is Cause.OUT_OF_MEMORY
+    assert kinds(story.see(after=10)) == ["RestartWorker"]
+
+
+def test_two_refusals_restart_without_the_host_when_nobody_can_look_at_it() -> None:
+    story = Story()
+    story.see(answered("gpu1"))
+    story.see(refused("gpu1"), after=1)
+    story.see(peer_says("gpu1", Miss.REFUSED), after=0.01)
+    assert "RestartWorker" in kinds(story.see(m.LookFailed("gpu1", "head", "key_refused"), after=0.5))
+
+
+def test_refusals_of_a_port_that_never_answered_wait_for_the_host() -> None:
+    story = Story()
+    story.see(story.listing(row("gpu1", "b")), after=1)
+    story.see(refused("gpu1", "b"), peer_says("gpu1", Miss.REFUSED, "b"), after=1)
+    assert story.state("gpu1") is State.SUSPECT
+
+
+def test_what_only_the_head_does_not_reach_is_left_alone_and_a_person_hears_of_it() -> None:
+    story = Story()
+    for _ in range(300):
+        story.see(timed_out("gpu1"), pid_there("gpu1"), peer_says("gpu1", None), after=1)
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.SUSPECT, Cause.NO_PATH)
+    assert not story.given(m.RestartWorker)
+    assert not story.given(m.TellRay)
+    (incident,) = story.incidents
+    assert (incident.cause, incident.phase) == (Cause.NO_PATH, Phase.NEEDS_PERSON)
+    story.see(answered("gpu1"), after=1)
+    assert story.state("gpu1") is State.ALIVE
+    assert story.incidents[0].phase is Phase.RESOLVED
+
+
+def test_a_short_break_of_the_path_pages_nobody() -> None:
+    story = Story()
+    story.pass_time(15, timed_out("gpu1"), pid_there("gpu1"), peer_says("gpu1", None))
+    story.see(answered("gpu1"), after=1)
+    assert story.state("gpu1") is State.ALIVE
+    assert story.incidents == []
+
+
+def test_a_port_that_was_closed_from_the_first_second_is_named_and_never_restarted() -> None:
+    story = Story()
+    story.see(story.listing(row("gpu1", "b")), after=1)
+    there = (Raylet(42, "gpu1-b", 7),)
+    open_there = m.HostLooked("gpu1", "head", there, facts=HostFacts(port=4711, listening=True, greets=True))
+    for _ in range(160):
+        story.see(timed_out("gpu1", "b"), open_there, after=1)
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.SUSPECT, Cause.PORT_BLOCKED)
+    assert "4711" in " ".join(story.node("gpu1").evidence)
+    assert story.incidents[0].phase is Phase.NEEDS_PERSON
+    story.see(story.listing(row("gpu1", "b", alive=False)), after=1)  # Ray gives up on it, and it exits
+    story.see(refused("gpu1", "b"), no_process("gpu1"), after=2)
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.GAVE_UP, Cause.PORT_BLOCKED)
+    assert not story.given(m.RestartWorker)
+
+
+def test_a_suspect_is_no_witness_and_each_peer_has_its_turn() -> None:
+    story = Story(4)
+    story.see(timed_out("gpu2"))
+    asked = story.see(refused("gpu1"), after=1)
+    assert [o.by for o in asked if isinstance(o, m.AskPeer)] == ["gpu3"]
+    asked = story.see(refused("gpu1"), timed_out("gpu2"), peer_says("gpu1", None, by="gpu3"), after=4)
+    assert [o.by for o in asked if isinstance(o, m.AskPeer) and o.node == "gpu1"] == ["gpu4"]
+    for _ in range(20):  # it does not answer: nobody else is asked meanwhile
+        asked = story.see(refused("gpu1"), after=1)
+        assert not [o for o in asked if isinstance(o, m.AskPeer)]
+
+
+def test_a_node_that_stops_running_tasks_is_restarted_on_the_word_of_a_peer() -> None:
+    story = Story()
+    story.see(answered("gpu1"), task_missed("gpu1"), task_missed("gpu1"))
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.SUSPECT, Cause.CANNOT_RUN_TASKS)
+    assert m.ProveFromPeer("gpu1", "gpu1-a", "gpu2") in story.orders
+    well = (answered("gpu1"), pid_there("gpu1"), task_missed("gpu1"))
+    story.pass_time(60, *well, peer_placed("gpu1"))
+    assert story.given(m.RestartWorker)
+    assert not story.given(m.TellRay), "the fence comes first"
+
+
+def test_tasks_that_are_late_under_strain_are_waited_for() -> None:
+    story = Story()
+    story.see(answered("gpu1"), task_missed("gpu1"), task_missed("gpu1"))
+    strained = HostFacts(pressure={"cpu": 97.0}, load1=30.0, cpus=2)
+    there = m.HostLooked("gpu1", "head", (Raylet(42, "gpu1-a", 7),), facts=strained)
+    story.pass_time(120, answered("gpu1"), there, task_missed("gpu1"), peer_placed("gpu1"))
+    assert not story.given(m.RestartWorker)
+    story.see(answered("gpu1"), task_ran("gpu1"))
+    assert story.state("gpu1") is State.ALIVE
+
+
+def test_a_start_that_says_why_it_cannot_join_is_the_cause_and_no_loop() -> None:
+    story = Story()
+    story.die("gpu1")
+    story.see(repair_failed("gpu1", curable=False), after=1)
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.GAVE_UP, Cause.CANNOT_JOIN)
+    assert story.incidents[0].cause is Cause.CANNOT_JOIN
+    story.pass_time(100, refused("gpu1"), no_process("gpu1"))
+    assert len(story.given(m.RestartWorker)) == 1
+
+
+def test_the_agent_that_took_the_raylet_along_is_the_cause() -> None:
+    story = Story()
+    story.see(refused("gpu1"))
+    words = "dashboard_agent failed and raylet fate-shares with it."
+    story.see(m.HostLooked("gpu1", "head", (), facts=HostFacts(death=(words,), agent=("ImportError: x",))))
+    assert story.node("gpu1").cause is Cause.AGENT_DIED
+    assert any("ImportError: x" in line for line in story.node("gpu1").evidence)
+    assert story.given(m.RestartWorker)
+
+
+def test_two_live_raylets_of_one_name_are_looked_for_and_named() -> None:
+    story = Story()
+    old = row("gpu1", "a")
+    story.see(m.NodesListed((*(row(n) for n in story.names if n != "gpu1"), old, row("gpu1", "b"))))
+    assert looks(story.orders) == []  # joining: nothing is asked yet
+    story.see(answered("gpu1", "b"), task_ran("gpu1", "b"), after=1)
+    assert looks(story.orders) == [("gpu1", "gpu1-b", "head")]
+    story.see(m.HostLooked("gpu1", "head", (Raylet(1, "gpu1-a"), Raylet(2, "gpu1-b"))), after=1)
+    assert [r.pid for r in story.node("gpu1").doubles] == [1, 2]
+    assert story.state("gpu1") is State.ALIVE
+    assert not story.given(m.RestartWorker)
+    story.see(story.listing(row("gpu1", "b")), after=1)
+    assert story.node("gpu1").doubles == ()
 
 
 # --- joining -----------------------------------------------------------------------------------
@@ -45,7 +187,7 @@ def test_a_node_that_never_joins_is_looked_for_and_started() -> None:
     story.see(rows, *(task_ran(n) for n in ("head", "gpu2", "gpu3")))
     story.pass_time(59, rows)
     assert story.given(m.LookAtHost) == []
-    assert story.see(rows, after=1) == (m.LookAtHost("gpu1", None, "head"),)
+    assert looks(story.see(rows, after=1)) == [("gpu1", None, "head")]
     orders = story.see(no_process("gpu1"), after=0.1)
     assert orders == (m.RestartWorker("gpu1", "head", 1, None),)
 
@@ -72,7 +214,9 @@ def test_a_host_that_was_down_at_the_start_is_started_when_it_answers() -> None:
 
 def test_killed_told_restarted_healed() -> None:
     story = Story()
-    assert story.see(refused("gpu1")) == (m.LookAtHost("gpu1", "gpu1-a", "head"),)
+    asked = story.see(refused("gpu1"))
+    assert looks(asked) == [("gpu1", "gpu1-a", "head")]
+    assert asked[1:] == (m.AskPeer("gpu1", "gpu1-a", "gpu2", "gpu1", 1),)
     assert (story.state("gpu1"), story.node("gpu1").cause) == (State.SUSPECT, None)
     tell, restart = story.see(no_process("gpu1"), after=0.1)
     assert isinstance(tell, m.TellRay)
@@ -128,9 +272,12 @@ def test_a_node_that_joins_late_and_runs_no_tasks_is_looked_at_at_once() -> None
     story = Story(3, joined=False)
     story.see(story.listing(), *(task_ran(n) for n in ("head", "gpu2", "gpu3")))
     story.see(answered("gpu1"), task_missed("gpu1"), task_missed("gpu1"), after=61)
-    assert story.given(m.LookAtHost) == [m.LookAtHost("gpu1", "gpu1-a", "head")]
+    assert looks(story.given(m.LookAtHost)) == [("gpu1", "gpu1-a", "head")]
     assert kinds(story.see(pid_there("gpu1"), after=0.1)) == []
+    assert story.state("gpu1") is State.SUSPECT
+    story.pass_time(60, answered("gpu1"), pid_there("gpu1"), every=5)
     assert story.refusal("gpu1") is Refusal.ONE_WITNESS
+    assert kinds(story.see(peer_placed("gpu1"), after=1)) == ["RestartWorker"]
 
 
 # --- repairs that fail ---------------------------------------------------------------------------
@@ -221,6 +368,7 @@ def test_a_repair_that_says_ok_but_whose_raylet_is_never_listed_counts_as_failed
     story.die("gpu1")
     story.see(repaired("gpu1"), after=3)
     story.pass_time(33, refused("gpu1"))
+    story.see(refused("gpu1"), no_process("gpu1"))
     assert story.given(m.RestartWorker)[-1] == m.RestartWorker("gpu1", "head", 2, "gpu1-a")
 
 
@@ -477,7 +625,7 @@ def test_a_late_look_does_not_matter_hours_later() -> None:
     story.see(no_process("gpu1"))
     story.now += 7200
     orders = story.see(story.listing(row("gpu1", alive=False)))
-    assert orders == (m.LookAtHost("gpu1", "gpu1-a", "head"),)
+    assert looks(orders) == [("gpu1", "gpu1-a", "head")]
     assert story.state("gpu1") is State.SUSPECT
 
 
@@ -545,4 +693,7 @@ def test_proofs_are_asked_for_every_five_seconds() -> None:
     story = Story()
     story.see(story.listing(row("gpu1", "b")))
     story.pass_time(14, answered("gpu1", "b"))
+    assert len(story.given(m.ProveNode)) == 1, "one at a time"
+    story.see(task_missed("gpu1", "b"))
+    story.pass_time(9, answered("gpu1", "b"), task_missed("gpu1", "b"))
     assert len(story.given(m.ProveNode)) == 3

@@ -1,17 +1,20 @@
 """The table from evidence to verdict, enumerated in full and checked against the text of the rules."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
-from grid_agent.core import verdict
+from grid_agent.core import facts, verdict
 from grid_agent.core.model import (
     Cause,
     Heartbeat,
+    HostFacts,
     HostView,
     Incarnation,
     Miss,
     NodeBelief,
+    PeerView,
     Policy,
     Raylet,
     State,
@@ -22,23 +25,35 @@ POLICY = Policy()
 NOW = 10_000.0
 HEARTBEATS = ["answering", *(f"{n} {how}" for n in (1, 2) for how in ("refused", "timed out", "unreachable"))]
 VIEWS = ["none", "stale", "not reached", "pid there", "no pid"]
+PEERS = ["none", "stale", "answers", "refused", "timed out", "unreachable"]
 GCS = ["alive", "dead", "unlisted"]
 AGES = {"early": 1.0, "past the zombie wait": 6.0, "past hang_s": 91.0, "past unreachable_s": 121.0}
 
 
-def situation(heartbeat: str, view: str, gcs: str, age_s: float) -> NodeBelief:
+def situation(heartbeat: str, view: str, gcs: str, age_s: float, peer: str = "none") -> NodeBelief:
     """A SUSPECT whose trouble began `age_s` ago; views that are not stale have been so since then."""
     began = NOW - age_s
     beat = Heartbeat(answered_at=NOW - 0.5)
     if heartbeat != "answering":
         count, how = heartbeat.split(" ", 1)
-        beat = Heartbeat(misses=int(count), first_missed_at=began, last_miss=Miss(how))
+        beat = Heartbeat(
+            answered_at=began - 1,
+            misses=int(count),
+            first_missed_at=began,
+            missed_at=NOW - 0.5,
+            last_miss=Miss(how),
+        )
     raylets = (Raylet(42, "a"),) if view == "pid there" else ()
     seen = None
     if view == "stale":
         seen = HostView(began - 60, "head", reached=True, since=began - 60)
     elif view != "none":
         seen = HostView(NOW, "head", reached=view != "not reached", raylets=raylets, since=began)
+    asked = None
+    if peer == "stale":
+        asked = PeerView(began - 60, "gpu2", Miss.REFUSED)
+    elif peer != "none":
+        asked = PeerView(NOW - 0.2, "gpu2", None if peer == "answers" else Miss(peer))
     return NodeBelief(
         "gpu1",
         "h",
@@ -51,18 +66,24 @@ def situation(heartbeat: str, view: str, gcs: str, age_s: float) -> NodeBelief:
         unlisted_at=None if gcs == "alive" else began,
         heartbeat=beat,
         host_view=seen,
+        peer_view=asked,
         failed_at=began,
     )
 
 
-def expected(heartbeat: str, view: str, gcs: str, age_s: float) -> tuple[str, Cause | None]:
+def expected(  # noqa: C901 - a table in words
+    heartbeat: str, view: str, gcs: str, age_s: float, peer: str
+) -> tuple[str, Cause | None]:
     """The rules, written down again from the table of causes and not from the code."""
     misses = 0 if heartbeat == "answering" else int(heartbeat[0])
     how = heartbeat[2:]
     looked = view in ("pid there", "no pid")
-    if gcs != "alive":  # marked dead: the host decides what it is
-        if view == "no pid":
+    if view != "pid there":
+        # Nobody listens: said by two of the head, a peer and the GCS, or by one of them and the host itself.
+        says = (how == "refused") + (peer == "refused") + (gcs != "alive")
+        if (view == "no pid" and says) or (peer == "refused" and says >= 2):
             return "dead", Cause.PROCESS_GONE
+    if gcs != "alive":  # marked dead: the host decides what it is
         if view == "pid there":
             return ("dead" if age_s >= 5 else "suspect"), Cause.ZOMBIE
         if view == "not reached":
@@ -72,6 +93,8 @@ def expected(heartbeat: str, view: str, gcs: str, age_s: float) -> tuple[str, Ca
         return "well", None
     if how != "refused" and misses < 2:
         return "unknown", None  # one silence is nothing
+    if peer == "answers":
+        return "suspect", Cause.NO_PATH  # the head alone hears nothing
     if not looked and view != "not reached":
         return "suspect", None  # one witness only
     if view == "no pid":
@@ -85,18 +108,93 @@ def expected(heartbeat: str, view: str, gcs: str, age_s: float) -> tuple[str, Ca
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("heartbeat", HEARTBEATS)
 def test_the_table(heartbeat: str, view: str) -> None:
-    for gcs, age in product(GCS, AGES):
-        found = verdict.judge(situation(heartbeat, view, gcs, AGES[age]), NOW, POLICY)
-        wanted = expected(heartbeat, view, gcs, AGES[age])
-        assert (found.grade.value, found.cause) == wanted, f"GCS {gcs}, {age}"
+    for gcs, age, peer in product(GCS, AGES, PEERS):
+        found = verdict.judge(situation(heartbeat, view, gcs, AGES[age], peer), NOW, POLICY)
+        wanted = expected(heartbeat, view, gcs, AGES[age], peer)
+        assert (found.grade.value, found.cause) == wanted, f"GCS {gcs}, {age}, peer {peer}"
 
 
 def test_no_death_without_two_facts_in_writing() -> None:
-    for heartbeat, view, gcs, age in product(HEARTBEATS, VIEWS, GCS, AGES):
-        found = verdict.judge(situation(heartbeat, view, gcs, AGES[age]), NOW, POLICY)
-        if found.grade is Grade.DEAD:
-            assert len(found.evidence) >= 2
-            assert any("host" in line for line in found.evidence)
+    for heartbeat, view, gcs, age, peer in product(HEARTBEATS, VIEWS, GCS, AGES, PEERS):
+        node = situation(heartbeat, view, gcs, AGES[age], peer)
+        if verdict.judge(node, NOW, POLICY).grade is Grade.DEAD:
+            assert len(facts.against(node)) >= 2
+            assert {"host", "peer"} & set(facts.against(node)), "somebody besides the head and the GCS"
+
+
+@pytest.mark.parametrize("how", ["timed out", "unreachable", "refused"])
+def test_a_raylet_that_answers_on_its_own_host_is_cut_off_and_not_hung(how: str) -> None:
+    node = with_facts(situation(f"2 {how}", "pid there", "alive", 600.0), HostFacts(greets=True))
+    found = verdict.judge(node, NOW, POLICY)
+    assert (found.grade, found.cause) == (Grade.SUSPECT, Cause.NO_PATH)
+
+
+@pytest.mark.parametrize("listening", [True, False, None])
+def test_a_port_that_never_answered(listening: bool | None) -> None:
+    node = situation("2 timed out", "pid there", "alive", 600.0)
+    node = with_facts(node, HostFacts(port=1, listening=listening))
+    node = replace(node, heartbeat=replace(node.heartbeat, answered_at=None))
+    found = verdict.judge(node, NOW, POLICY)
+    blocked = (Grade.SUSPECT, Cause.PORT_BLOCKED)
+    assert (found.grade, found.cause) == (blocked if listening else (Grade.DEAD, Cause.HUNG))
+
+
+@pytest.mark.parametrize(
+    ("seen", "stat", "patience"),
+    [
+        (HostFacts(), "S", 1),
+        (HostFacts(pressure={"cpu": 95.0}), "S", 3),
+        (HostFacts(pressure={"memory": 30.0}), "D", 3),
+        (HostFacts(pressure={"io": 10.0}, load1=5.0, cpus=8), "S", 1),
+        (HostFacts(load1=40.0, cpus=8), "R", 3),
+        (HostFacts(pressure={"cpu": 95.0}), "T", 1),  # no load stops a process
+    ],
+)
+def test_a_host_under_strain_is_given_more_time(seen: HostFacts, stat: str, patience: int) -> None:
+    for age_s, grade in ((90.0 * patience - 1, Grade.SUSPECT), (90.0 * patience, Grade.DEAD)):
+        node = situation("2 timed out", "pid there", "alive", age_s)
+        assert node.host_view is not None
+        raylets = (replace(node.host_view.raylets[0], stat=stat),)
+        node = replace(node, host_view=replace(node.host_view, raylets=raylets, facts=seen))
+        found = verdict.judge(node, NOW, POLICY)
+        assert (found.grade, found.cause) == (grade, Cause.HUNG), age_s
+
+
+@pytest.mark.parametrize(
+    ("seen", "death", "cause"),
+    [
+        (HostFacts(), "", Cause.PROCESS_GONE),
+        (HostFacts(oom=("Killed process 42 (raylet)",)), "", Cause.OUT_OF_MEMORY),
+        (HostFacts(death=("x failed and raylet fate-shares with it.",)), "", Cause.AGENT_DIED),
+        (HostFacts(), "dashboard_agent failed and raylet fate-shares with it.", Cause.AGENT_DIED),
+        (HostFacts(death=("Check failed",)), "health check failed", Cause.PROCESS_GONE),
+    ],
+)
+def test_what_ended_a_process_that_is_gone(seen: HostFacts, death: str, cause: Cause) -> None:
+    node = with_facts(situation("1 refused", "no pid", "alive", 1.0), seen)
+    found = verdict.judge(replace(node, gcs_detail=death), NOW, POLICY)
+    assert (found.grade, found.cause) == (Grade.DEAD, cause)
+
+
+def test_the_verdict_on_a_hang_says_what_lives_there() -> None:
+    node = situation("2 timed out", "pid there", "alive", 91.0)
+    assert node.host_view is not None
+    raylets = (replace(node.host_view.raylets[0], stat="T", workers=3, busy=("ray::Counter", "ray::train")),)
+    node = replace(node, host_view=replace(node.host_view, raylets=raylets))
+    said = " ".join(verdict.judge(node, NOW, POLICY).evidence)
+    assert "3 worker processes of it still run, with ray::Counter, ray::train" in said
+
+
+def test_one_refusal_alone_and_one_silence_alone_prove_nothing() -> None:
+    for heartbeat in ("1 refused", "1 timed out", "1 unreachable"):
+        node = situation(heartbeat, "none", "alive", 600.0)
+        assert verdict.judge(node, NOW, POLICY).grade is not Grade.DEAD
+        assert len(facts.against(node)) < 2
+
+
+def with_facts(node: NodeBelief, seen: HostFacts) -> NodeBelief:
+    assert node.host_view is not None
+    return replace(node, host_view=replace(node.host_view, facts=seen))
 
 
 def test_after_a_cut_the_first_look_is_no_proof_of_a_hang() -> None:
@@ -137,6 +235,7 @@ def no_task_runs(misses: int, tried_s: float) -> verdict.Verdict:
         listed_alive=True,
         heartbeat=Heartbeat(answered_at=NOW),
         proof_misses=misses,
+        proof_missed_at=NOW - tried_s,
     )
     return verdict.judge(node, NOW, POLICY)
 

@@ -117,7 +117,7 @@ def test_a_node_that_a_person_stopped_stays_stopped_until_start(running: Running
     assert "w2" not in cluster.raylets()
     assert cluster.start(SLACK_BOT_TOKEN=TOKEN).returncode == 0
     assert "w2" in cluster.raylets()
-    assert not [m for m in running.slack.messages if "w2" in m["text"]]  # what a person does is no incident
+    assert not [m for m in running.slack.messages if ": w2: " in m["text"]]  # what a person does is none
 
 
 def test_a_users_application_lives_beside_ours(running: Running) -> None:
