@@ -93,6 +93,8 @@ class Node(Frozen):
     """Login name on this node. Default null: `ssh.user`."""
     ssh_port: Port | None = None
     """Port of this node's SSH server. Default null: `ssh.port`."""
+    gpu_every_s: Annotated[float, _seconds(0, 3600)] | None = None
+    """Seconds between two looks at this node's GPUs; 0: never. Default null: `gpu.every_s`."""
     can_repair: bool = False
     """Whether it may repair a node that the head cannot reach. Default false: it needs SSH keys for that."""
 
@@ -176,7 +178,18 @@ class Agent(Frozen):
     join_s: Annotated[float, _seconds(1, 3600)] = 60.0
     """Seconds a started node has to run its first task. Default 60: it takes 3 to 10."""
     probe_every_s: Annotated[float, _seconds(0.5, 3600)] = 5.0
-    """Seconds between two looks at a node's GPUs, memory and disk. Default 5."""
+    """Seconds between two reports of a node's memory, disk and GPUs (read every `gpu.every_s`). Default 5."""
+
+
+class Gpu(Frozen):
+    """How the nodes' GPUs are watched."""
+
+    every_s: Annotated[float, _seconds(0, 3600)] = 15.0
+    """Seconds between two looks at a node's GPUs; 0: never. Default 15."""
+    timeout_s: Annotated[float, _seconds(0.1, 600)] = 10.0
+    """Longest a look may take, in seconds, before its process is ended. Default 10; the first may take 30."""
+    kernel_log: Path | None = "/dev/kmsg"
+    """Where the nodes' kernel log is read for driver errors; null: nowhere. Default /dev/kmsg."""
 
 
 class Guards(Frozen):
@@ -249,6 +262,8 @@ class Settings(Frozen):
     """The agent's times, and whether it repairs or only watches."""
     guards: Guards = Guards()
     """The limits within which it repairs by itself."""
+    gpu: Gpu = Gpu()
+    """How the GPUs are watched, and what follows when one is sick."""
     http: Http = Http()
     """The address of the agent's API."""
     slack: Slack | None = None

@@ -88,6 +88,13 @@ def _minutes(hours: str) -> tuple[int, int]:
     return (60 * int(begins[:2]) + int(begins[3:]), 60 * int(ends[:2]) + int(ends[3:]))
 
 
+def gpu_of(settings: Settings, name: str) -> dict[str, Any]:
+    """How the GPUs of one node are read."""
+    node, gpu = next(n for n in settings.nodes if n.name == name), settings.gpu
+    every_s = gpu.every_s if node.gpu_every_s is None else node.gpu_every_s
+    return {"every_s": every_s, "timeout_s": gpu.timeout_s, "kernel_log": gpu.kernel_log or ""}
+
+
 class Agent:
     """The agent of one cluster, inside one event loop.
 
@@ -139,7 +146,9 @@ class Agent:
             remote=Remote(
                 lambda order: plan.request(order, self.loop.belief), ways.seen_from, policy.repair_timeout_s
             ),
-            probes=Probes(temp_dir(settings, settings.head, os.getuid())),
+            probes=Probes(
+                temp_dir(settings, settings.head, os.getuid()), lambda name: gpu_of(settings, name)
+            ),
             people=StoppedByPeople(self.paths.stopped),
             notifier=Everywhere(LogOutbox(), self.outbox),
             journal=self.journal,

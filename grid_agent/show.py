@@ -79,6 +79,7 @@ def why(body: dict[str, Any]) -> list[str]:
     for attempt in body["attempts"]:
         outcome = {None: "under way", True: "ok", False: "failed"}[attempt["ok"]]
         lines.append(f"  attempt   {attempt['number']} at {attempt['at']} on {attempt['run_on']}: {outcome}")
+    lines += [f"  GPU       {text}" for text in body.get("gpus_seen", ())]
     if body["refused"]:
         lines.append(f"  refused   {body['refused']}")
     repairs = body["repairs"]

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from grid_agent.core import gpus
 from grid_agent.core import messages as m
 from grid_agent.core.model import (
     Belief,
@@ -121,7 +122,7 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
             misses = node.proof_misses + 1
             return replace(node, proof_misses=misses, proof_missed_at=since, proof_begun_at=None)
         case m.NodeProbed(_, _, report):
-            return replace(node, probe=replace(report, at=now))
+            return gpus.noted(replace(node, probe=replace(report, at=now)), now)
     return node
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from grid_agent.core.gpu_model import GpuBelief, Sweep
+
 Role = Literal["head", "worker"]
 Mode = Literal["observe", "heal"]
 TRANSIENT = {"transient": True}  # metadata of a field that is not stored
@@ -42,6 +44,8 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "out of memory"
     CANNOT_JOIN = "cannot join"
     OBSERVER_SICK = "observer sick"
+    GPU_DIFFERS = "GPU differs"
+    GPU_UNWELL = "GPU unwell"  # it is there, and complains
 
 
 GONE = frozenset({Cause.PROCESS_GONE, Cause.AGENT_DIED, Cause.OUT_OF_MEMORY})  # the process has ended
@@ -194,6 +198,7 @@ class ProbeReport:
 
     at: float
     gpus_seen: int | None
+    gpus: Sweep | None = None
     raylet_pid: int | None = None
     load1: float | None = None
     mem_available_mb: int | None = None
@@ -257,6 +262,7 @@ class NodeBelief:
     unlisted_at: float | None = field(default=None, metadata=TRANSIENT)
     gcs_detail: str = field(default="", metadata=TRANSIENT)  # Ray's own death text
     registered_gpus: int | None = field(default=None, metadata=TRANSIENT)
+    gpus: GpuBelief = field(default_factory=GpuBelief)
     heartbeat: Heartbeat = field(default=Heartbeat(), metadata=TRANSIENT)
     host_view: HostView | None = field(default=None, metadata=TRANSIENT)
     peer_view: PeerView | None = field(default=None, metadata=TRANSIENT)

@@ -6,7 +6,7 @@ Pure; called by `step`, and `objection` by the HTTP edge before anything is said
 
 from dataclasses import replace
 
-from grid_agent.core import breaker, evidence, guard, incidents, lifecycle
+from grid_agent.core import breaker, evidence, gpus, guard, incidents, lifecycle
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, Heartbeat, NodeBelief, State, Word
 
@@ -100,7 +100,8 @@ def cordon(belief: Belief, node: NodeBelief, now: float) -> Belief:
         who = "a person stopped" if node.cordon is None else "cordoned"
         text = f"{who} {node.name}" + (f" ({guard.said(node.cordon)})" if node.cordon else "")
         return incidents.resolve(belief, belief.nodes[node.name], text, now)
-    return evidence.put(belief, _released(lifecycle.move(node, State.JOINING, now, None)))
+    released = _released(lifecycle.move(node, State.JOINING, now, None))
+    return evidence.put(belief, gpus.forgiven(released, now))
 
 
 def _released(node: NodeBelief) -> NodeBelief:

@@ -8,7 +8,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from grid_agent.core import facts, guard, incidents, ladder
+from grid_agent.core import facts, gpu_report, guard, incidents, ladder
 from grid_agent.core.model import Belief, Incident, NodeBelief, Policy, Refusal, State, Word
 
 Status = Literal["pass", "warn", "fail"]
@@ -52,7 +52,7 @@ def status(belief: Belief, now: float, policy: Policy) -> Status:
     worried = (
         any(n.state is not State.ALIVE for n in belief.nodes.values()),
         incidents.opened(belief) > 0,
-        any(gpus_differ(n) for n in belief.nodes.values()),
+        any(gpu_report.differ(n) for n in belief.nodes.values()),
         observer(belief, now, policy)["status"] != "pass",
         belief.observer.slack_stuck is not None,
         belief.paused is not None,
@@ -108,16 +108,6 @@ def silence_suspected_within_s(rotation_s: float, policy: Policy) -> float:
     return round(rotation_s + policy.suspect_misses * policy.heartbeat_every_s, 3)
 
 
-def gpus_differ(node: NodeBelief) -> bool:
-    """Fewer GPUs than the file expects or Ray registered; seeing more than asked for is no fault."""
-    expected, registered = node.expected_gpus, node.registered_gpus
-    seen = node.probe.gpus_seen if node.probe else None
-    if expected is not None and registered is not None and registered != expected:
-        return True
-    wanted = max(expected or 0, registered or 0)
-    return seen is not None and seen < wanted
-
-
 def _node(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[str, Any]:
     beat = node.heartbeat
     age_s = None if beat.answered_at is None else round(now - beat.answered_at, 3)
@@ -130,11 +120,7 @@ def _node(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[
         "since": iso(node.since),
         "cause": None if node.cause is None else str(node.cause),
         "heartbeat": {"age_s": age_s, "rtt_ms": rtt_ms},
-        "gpus": {
-            "expected": node.expected_gpus,
-            "registered": node.registered_gpus,
-            "seen": node.probe.gpus_seen if node.probe else None,
-        },
+        "gpus": gpu_report.counts(node),
         "action": action(belief, node, now, policy),
     }
 
@@ -164,7 +150,7 @@ def action(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> str 
             return "stopped by a person; start.py brings it back"
         case State.JOINING:
             return "waiting for it to join and to run a task"
-    return None
+    return gpu_report.action(node)
 
 
 def sentence(belief: Belief) -> str:
@@ -238,4 +224,5 @@ def why(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[st
         ],
         "next_attempt_at": None if node.next_attempt_at is None else iso(node.next_attempt_at),
         "incident": None if last is None else incident(last),
+        "gpus_seen": gpu_report.details(node),
     }

@@ -12,6 +12,7 @@ from dataclasses import replace
 from grid_agent.core import (
     evidence,
     facts,
+    gpu_incidents,
     guard,
     incidents,
     inquiry,
@@ -50,7 +51,7 @@ def step(
         belief = repair.settle(belief, belief.nodes[name], now, policy)
     for name in awake:
         belief = _judge(belief, belief.nodes[name], now, policy)
-    belief = _hold(belief, now, policy)
+    belief = gpu_incidents.tell(_hold(belief, now, policy), awake, now)
     orders: list[m.Order] = []
     for name in awake:
         belief, more = _act(belief, belief.nodes[name], now, policy)

@@ -1,33 +1,39 @@
-"""What runs on a node: one probe actor, pinned there, shipped by value. Stdlib, and NVML where it is.
+"""What runs on a node: one probe actor, pinned there, shipped by value. Standard library only.
 
 Asked to, it bears witness: it checks the raylet of another node, which the head alone hears nothing of.
-It reports what the node sees of itself. It never changes anything, and a hanging GPU driver costs it one
-stuck thread, not the answer: `gpus_seen` is then None (unknown). Created by `remote`.
+It reports what the node sees of itself. It never changes anything. GPUs are read by a child process
+(`gpu_child`), so that a hanging driver costs a process, not the answer. Created by `remote`.
 """
 
 import os
 import shutil
-import threading
+import time
+from collections.abc import Mapping
 from typing import Any
 
-from grid_agent.edges import host_program
+from grid_agent.edges import gpu_child, gpu_nvml, host_program
 
-NVML_WAIT_S = 2.0
+GPU_WAIT_S = 0.5  # a sweep takes milliseconds; one that takes longer is in a later report
 
 
 class NodeProbe:
-    """The actor. One per incarnation; dies with the agent that made it."""
+    """The actor. One per incarnation; dies with the agent that made it.
 
-    def __init__(self, temp_dir: str) -> None:
+    Args:
+        temp_dir: The folder whose free space is reported.
+        gpu: {every_s, timeout_s, kernel_log, sources} of the GPU reader; every_s 0: no reading.
+    """
+
+    def __init__(self, temp_dir: str, gpu: Mapping[str, Any]) -> None:
         self._temp_dir = temp_dir
-        self._nvml: Any = None
-        self._stuck: threading.Thread | None = None
+        begin = {"kernel_log": gpu["kernel_log"], "modules": {gpu_nvml.VENDOR: gpu_nvml.find_module()}}
+        child = gpu_child.Child(gpu["sources"], begin)
+        self._gpus = gpu_child.Watch(child, gpu["every_s"], gpu["timeout_s"])
 
     def report(self) -> dict[str, Any]:
-        """One report: GPUs seen, load, memory, free disk (MB), pressure (avg10, percent)."""
-        seen, detail = self._gpus()
+        """One report: GPUs, load, memory, free disk (MB), pressure (avg10, percent)."""
         return {
-            "gpus_seen": seen,
+            "gpus": self._gpus.look(time.monotonic(), GPU_WAIT_S),
             "raylet_pid": os.getppid(),  # a worker is a child of its raylet
             "load1": os.getloadavg()[0],
             "mem_available_mb": _mem_available_mb(),
@@ -35,36 +41,12 @@ class NodeProbe:
             "pressure": {
                 kind: some for kind in ("cpu", "memory", "io") if (some := _pressure(kind)) is not None
             },
-            "detail": detail,
         }
 
     def check_peer(self, address: str, port: int, timeout_s: float) -> dict[str, Any]:
         """Bears witness: whether the raylet at this address answers this node. `how` is None when it does."""
         how, detail = host_program.greet(address, port, timeout_s)
         return {"how": how, "detail": detail}
-
-    def _gpus(self) -> tuple[int | None, str]:
-        """Count in a thread of its own; a thread that hangs is never joined by a second one."""
-        if self._stuck is not None and self._stuck.is_alive():
-            return None, "NVML still hangs"
-        box: list[tuple[int | None, str]] = []
-        thread = threading.Thread(target=lambda: box.append(self._count()), daemon=True)
-        thread.start()
-        thread.join(NVML_WAIT_S)
-        self._stuck = thread if thread.is_alive() else None
-        return box[0] if box else (None, f"NVML did not answer in {NVML_WAIT_S:g} s")
-
-    def _count(self) -> tuple[int | None, str]:
-        try:
-            if self._nvml is None:
-                import pynvml  # noqa: PLC0415 - only some nodes have it
-
-                pynvml.nvmlInit()
-                self._nvml = pynvml
-            return int(self._nvml.nvmlDeviceGetCount()), ""
-        except Exception as error:  # noqa: BLE001 - no library, no driver, no GPU: none is seen
-            self._nvml = None
-            return 0, f"{type(error).__name__}: {error}"
 
 
 def _mem_available_mb() -> int | None:

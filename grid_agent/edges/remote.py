@@ -6,6 +6,7 @@ verdict, therefore no answer is ever waited for without a limit.
 """
 
 import asyncio
+import inspect
 import logging
 import os
 import sys
@@ -17,11 +18,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from grid_agent.core import messages as m
+from grid_agent.core.gpu_model import sweep_of
 from grid_agent.core.model import Miss, NodeBelief, ProbeReport
-from grid_agent.edges import host_program, hosts, node_probe
+from grid_agent.edges import gpu_child, gpu_nvml, gpu_reader, host_program, hosts, node_probe
 from grid_agent.edges.transports import Transport
 
-for _module in (host_program, hosts, node_probe, sys.modules[__name__]):
+for _module in (gpu_child, gpu_nvml, host_program, hosts, node_probe, sys.modules[__name__]):
     ray.cloudpickle.register_pickle_by_value(_module)
 
 log = logging.getLogger("grid_agent.remote")
@@ -191,10 +193,18 @@ def _ended(order: m.RestartWorker, answer: Mapping[str, Any]) -> m.RepairEnded:
 
 
 class Probes:
-    """One probe actor per incarnation; its handle is dropped with the incarnation."""
+    """One probe actor per incarnation; its handle is dropped with the incarnation.
 
-    def __init__(self, temp_dir: str) -> None:
+    `gpu` gives, for the name of a node, how its GPUs are read: {every_s, timeout_s, kernel_log}.
+    """
+
+    def __init__(self, temp_dir: str, gpu: Callable[[str], Mapping[str, Any]]) -> None:
         self._temp_dir = temp_dir
+        self._gpu = gpu
+        readers = (gpu_nvml, gpu_reader)  # the vendors, and last what runs them
+        self._sources = [
+            (module.__name__.rsplit(".", 1)[-1], inspect.getsource(module)) for module in readers
+        ]
         self._actors: dict[str, tuple[str, Any]] = {}
         # Two threads: a report that waits for a GPU driver keeps nobody from bearing witness.
         actor = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=2)
@@ -227,19 +237,21 @@ class Probes:
     def _actor(self, name: str, node_id: str) -> Any:
         known = self._actors.get(name)
         if known is None or known[0] != node_id:
-            known = (node_id, self._class.options(**_on(node_id)).remote(self._temp_dir))
+            gpu = {**self._gpu(name), "sources": self._sources}
+            known = (node_id, self._class.options(**_on(node_id)).remote(self._temp_dir, gpu))
             self._actors[name] = known
         return known[1]
 
     async def _ask(self, name: str, node_id: str) -> m.Event | None:
         try:
             seen = await _result(self._actor(name, node_id).report.remote(), PROBE_S)
+            sweep = sweep_of(seen.pop("gpus"))
         except ray.exceptions.GetTimeoutError:
             return None
         except Exception:  # noqa: BLE001 - a dead actor is made anew at the next sweep
             self._actors.pop(name, None)
             return None
-        return m.NodeProbed(name, node_id, ProbeReport(at=0.0, **seen))
+        return m.NodeProbed(name, node_id, ProbeReport(at=0.0, gpus_seen=sweep.seen, gpus=sweep, **seen))
 
 
 async def _result(ref: Any, timeout_s: float) -> Any:

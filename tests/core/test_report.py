@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from grid_agent.core import gpu_report, report
 from grid_agent.core import messages as m
-from grid_agent.core import report
 from grid_agent.core.model import NodeBelief, ProbeReport
 from tests.core.situations import (
     Story,
@@ -174,7 +174,7 @@ def with_gpus(expected: int | None, registered: int | None, seen: int | None) ->
     ],
 )
 def test_gpus(expected: int | None, registered: int | None, seen: int | None, differ: bool) -> None:
-    assert report.gpus_differ(with_gpus(expected, registered, seen)) is differ
+    assert gpu_report.differ(with_gpus(expected, registered, seen)) is differ
 
 
 def test_a_gpu_difference_is_a_warning() -> None:

@@ -74,29 +74,9 @@ async def test_raylets_that_cannot_be_read_make_a_look_worthless() -> None:
 
 
 def test_a_node_reports_itself() -> None:
-    report = NodeProbe("/tmp").report()
-    assert isinstance(report["gpus_seen"], int)  # 0 without NVIDIA software, never an error
+    report = NodeProbe("/tmp", {"every_s": 0, "timeout_s": 1, "kernel_log": "", "sources": []}).report()
+    assert report["gpus"]["state"] == "off"  # tests/gpu has the rest
     assert report["mem_available_mb"] > 0
     assert report["disk_free_mb"] > 0
     assert report["load1"] >= 0
     assert report["raylet_pid"] > 0
-
-
-def test_a_hanging_gpu_driver_is_unknown_and_is_asked_by_one_thread_only() -> None:
-    import threading
-
-    release, asked = threading.Event(), []
-
-    class Hanging(NodeProbe):
-        def _count(self) -> tuple[int | None, str]:
-            asked.append(1)
-            release.wait(30)
-            return 2, ""
-
-    probe = Hanging("/tmp")
-    assert probe.report()["gpus_seen"] is None
-    assert "still hangs" in probe.report()["detail"]
-    assert len(asked) == 1
-    release.set()
-    probe._stuck.join()
-    assert probe.report()["gpus_seen"] == 2

@@ -1,0 +1,105 @@
+"""GPU findings as incidents: one a node, opened at the first finding, resolved when the contract holds again.
+
+Beside the incident of a node's death, which it may outlive. Pure; called by `step`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from grid_agent.core import evidence
+from grid_agent.core.gpu_model import Finding, Found
+from grid_agent.core.model import Belief, Cause, Incident, NodeBelief, Phase, Step
+
+INVENTORY = frozenset(
+    {
+        Finding.MISSING,
+        Finding.APPEARED,
+        Finding.REPLACED,
+        Finding.NOT_REGISTERED,
+        Finding.NOT_SEEN,
+        Finding.NOT_LOADED,
+        Finding.MISMATCH,
+    }
+)
+
+
+def tell(belief: Belief, names: Iterable[str], now: float) -> Belief:
+    """Return the belief with every change of these nodes' findings told in the incident of its node."""
+    for name in names:
+        known = belief.nodes[name].gpus
+        if known.changed or known.found is not known.shown:
+            belief = _told(belief, belief.nodes[name], now)
+    return belief
+
+
+def _told(belief: Belief, node: NodeBelief, now: float) -> Belief:
+    known = node.gpus
+    before = {found.key for found in known.shown}
+    fresh = [found for found in known.found if found.key not in before]
+    keys = {found.key for found in known.found}
+    over = [found for found in known.shown if found.key not in keys]
+    told = replace(node, gpus=replace(known, shown=known.found, changed=()))
+    belief = evidence.put(belief, told)
+    if known.changed and known.incident_id is None:
+        belief = _open(belief, told, known.changed, now)
+        told = belief.nodes[node.name]
+    elif fresh and known.incident_id is None:
+        belief = _open(belief, told, fresh, now)
+        fresh, told = [], belief.nodes[node.name]
+    lines = [f"{node.name}: {line(found)}" for found in fresh]
+    lines += [f"{node.name}: no more: {found.what}" for found in over] if known.found else []
+    belief = _add(belief, told, lines, now)
+    return belief if known.found else _resolve(belief, belief.nodes[node.name], now)
+
+
+def line(found: Found) -> str:
+    """One finding in one line, with what helps."""
+    return f"{found.text}; {found.help}" if found.help else found.text
+
+
+def cause(found: Iterable[Found]) -> Cause:
+    """GPU differs, or a GPU that is there and not well."""
+    return Cause.GPU_DIFFERS if any(f.what in INVENTORY for f in found) else Cause.GPU_UNWELL
+
+
+def _open(belief: Belief, node: NodeBelief, found: Iterable[Found], now: float) -> Belief:
+    lines = tuple(line(f) for f in found)
+    incident = Incident(
+        id=belief.next_incident_id,
+        nodes=(node.name,),
+        host=node.host,
+        cause=cause(found),
+        phase=Phase.FIRING,
+        opened_at=now,
+        failed_at=now,
+        evidence=lines,
+        steps=tuple(Step(now, f"{node.name}: {text}") for text in lines),
+    )
+    node = replace(node, gpus=replace(node.gpus, incident_id=incident.id))
+    known = {**belief.incidents, incident.id: incident}
+    return evidence.put(replace(belief, incidents=known, next_incident_id=incident.id + 1), node)
+
+
+def _add(belief: Belief, node: NodeBelief, lines: list[str], now: float) -> Belief:
+    incident = belief.incidents.get(node.gpus.incident_id) if node.gpus.incident_id is not None else None
+    if incident is None or not lines:
+        return belief
+    found = node.gpus.found
+    told = replace(
+        incident,
+        cause=cause(found) if found else incident.cause,
+        evidence=tuple(line(f) for f in found) or incident.evidence,
+        steps=(*incident.steps, *(Step(now, text) for text in lines)),
+    )
+    return replace(belief, incidents={**belief.incidents, told.id: told})
+
+
+def _resolve(belief: Belief, node: NodeBelief, now: float) -> Belief:
+    incident = belief.incidents.get(node.gpus.incident_id) if node.gpus.incident_id is not None else None
+    belief = evidence.put(belief, replace(node, gpus=replace(node.gpus, incident_id=None)))
+    if incident is None or not incident.open:
+        return belief
+    seen = node.probe.gpus.seen if node.probe is not None and node.probe.gpus is not None else None
+    text = f"the GPUs of {node.name} are as they should be" + ("" if seen is None else f": {seen} seen")
+    done = replace(incident, phase=Phase.RESOLVED, resolved_at=now, steps=(*incident.steps, Step(now, text)))
+    return replace(belief, incidents={**belief.incidents, done.id: done})

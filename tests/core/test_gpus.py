@@ -1,0 +1,395 @@
+"""From sweeps to findings to the incident: what a node should have, has, and can still use."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from grid_agent.core import gpu_report, gpus, report, xids
+from grid_agent.core import messages as m
+from grid_agent.core.gpu_model import (
+    Finding,
+    Gpu,
+    GpuEvent,
+    Holder,
+    Library,
+    Reading,
+    Sweep,
+    sweep_of,
+)
+from grid_agent.core.model import Cause, Incident, Phase, ProbeReport, State
+from grid_agent.core.resume import resume
+from grid_agent.core.xids import Help
+from tests.core.situations import Story, answered, row, task_ran
+
+ONE = Gpu(0, "GPU-1", "NVIDIA-Test", "0000:81:00", 81920, temperature_c=40, slowdown_c=90)
+TWO = Gpu(1, "GPU-2", "NVIDIA-Test", "0000:c1:00", 81920, temperature_c=40, slowdown_c=90)
+BOTH = (ONE, TWO)
+
+
+class Watched(Story):
+    """gpu1 should have two GPUs, Ray has registered two, and both were seen."""
+
+    def __init__(self, expected: int | None = 2, registered: int = 2, gpus: tuple[Gpu, ...] = BOTH) -> None:
+        super().__init__()
+        self.number = 0
+        self.life = "a"
+        self.change("gpu1", expected_gpus=expected)
+        self.see(self.listing(row("gpu1", gpus=registered)))
+        if gpus:
+            self.sweep(*gpus)
+
+    def sweep(self, *gpus: Gpu, after: float = 15.0, **fields: Any) -> None:
+        """One sweep shows these GPUs."""
+        self.number += 1
+        fields = {"library": Library.OK, "boot_id": "boot1", **fields}
+        shown = Sweep(self.number, Reading.OK, gpus=gpus, **fields)
+        self.probe(shown, after)
+
+    def probe(self, shown: Sweep, after: float = 15.0) -> None:
+        about = ProbeReport(0.0, shown.seen, shown)
+        self.see(m.NodeProbed("gpu1", f"gpu1-{self.life}", about), after=after)
+
+    def restart(self, registered: int = 2) -> None:
+        """A new incarnation of gpu1."""
+        self.life = chr(ord(self.life) + 1)
+        self.number = 0
+        self.see(self.listing(row("gpu1", self.life, gpus=registered)), after=5)
+        self.see(answered("gpu1", self.life), task_ran("gpu1", self.life))
+
+    @property
+    def found(self) -> list[Finding]:
+        return [f.what for f in self.node("gpu1").gpus.found]
+
+    @property
+    def texts(self) -> str:
+        return "\n".join(f.text for f in self.node("gpu1").gpus.found)
+
+    @property
+    def incident(self) -> Incident:
+        return self.incidents[-1]
+
+    def health(self) -> dict[str, Any]:
+        return report.health(self.belief, self.now, self.policy)
+
+
+def xid(
+    number: int, key: str = "k1", bus: str = "0000:81:00", at: float = 1010.0, text: str = ""
+) -> GpuEvent:
+    return GpuEvent(key, bus, number, at, text, "boot1")
+
+
+def test_a_contract_that_holds_is_silent() -> None:
+    story = Watched()
+    assert story.found == []
+    assert story.incidents == []
+    assert story.health()["status"] == "pass"
+    assert [g.uuid for g in story.node("gpu1").gpus.accepted] == ["GPU-1", "GPU-2"]
+
+
+def test_a_gpu_that_falls_off_the_bus_is_one_incident_until_it_is_back() -> None:
+    story = Watched()
+    lost = replace(ONE, error="GPU is lost")
+    story.sweep(lost, TWO)
+    assert story.found == [Finding.MISSING, Finding.NOT_SEEN]
+    assert "GPU 0 (NVIDIA-Test, 0000:81:00, GPU-1) is missing (GPU is lost)" in story.texts
+    assert "Ray hands out 2 GPUs, 1 are seen: registered but not seen" in story.texts
+    body = story.health()
+    assert body["status"] == "warn"
+    node = next(n for n in body["nodes"] if n["name"] == "gpu1")
+    assert (node["gpus"]["expected"], node["gpus"]["registered"], node["gpus"]["seen"]) == (2, 2, 1)
+    assert node["state"] == "ALIVE"
+    assert node["cause"] is None
+    assert node["action"].startswith("reported: GPU 0")
+    steps = len(story.incident.steps)
+    for _ in range(3):
+        story.sweep(lost, TWO)
+    assert (story.incident.cause, story.incident.phase) == (Cause.GPU_DIFFERS, Phase.FIRING)
+    assert len(story.incident.steps) == steps  # said once
+    story.sweep(*BOTH)
+    assert story.incident.phase is Phase.RESOLVED
+    assert story.incident.steps[-1].text == "the GPUs of gpu1 are as they should be: 2 seen"
+    assert story.health()["status"] == "pass"
+
+
+def test_nothing_is_restarted_or_killed_for_a_gpu_by_default() -> None:
+    story = Watched()
+    story.sweep(TWO)
+    story.sweep(replace(ONE, remap_failed=True), events=(xid(79),))
+    assert all(isinstance(order, m.Notify) for order in story.orders)
+
+
+def test_a_uuid_that_changes_under_a_raylet_is_replaced_until_a_raylet_starts_with_it() -> None:
+    story = Watched()
+    other = replace(ONE, uuid="GPU-9")
+    story.sweep(other, TWO)
+    assert story.found == [Finding.REPLACED]
+    assert "is replaced: now NVIDIA-Test, GPU-9" in story.texts
+    story.restart()
+    story.sweep(other, TWO)
+    assert story.found == []
+    assert all(i.phase is Phase.RESOLVED for i in story.incidents)
+
+
+def test_a_gpu_replaced_while_the_host_was_off_is_told_once() -> None:
+    story = Watched()
+    story.restart()
+    story.sweep(replace(ONE, uuid="GPU-9"), TWO)
+    assert story.found == []
+    assert [i.phase for i in story.incidents] == [Phase.RESOLVED]
+    assert "is replaced" in story.incident.steps[0].text
+    story.sweep(replace(ONE, uuid="GPU-9"), TWO)
+    assert len(story.incidents) == 1
+
+
+def test_a_gpu_missing_after_a_reboot_is_noticed_even_where_the_file_expects_nothing() -> None:
+    story = Watched(expected=None)
+    story.restart(registered=1)
+    story.sweep(replace(TWO, index=0))
+    assert story.found == [Finding.MISSING]
+    story.see(m.PeopleStopped(frozenset({"gpu1"})), after=5)
+    story.see(m.PeopleStopped(frozenset()), after=5)  # a person had it in hand: this is what it has now
+    story.restart(registered=1)
+    story.sweep(replace(TWO, index=0))
+    assert story.found == []
+    assert story.incident.phase is Phase.RESOLVED
+
+
+def test_a_gpu_that_appears() -> None:
+    story = Watched(expected=None, registered=1, gpus=(ONE,))
+    story.sweep(*BOTH)
+    assert story.found == [Finding.APPEARED]
+    assert "has appeared" in story.texts
+
+
+@pytest.mark.parametrize(
+    ("expected", "registered", "seen", "finding"),
+    [
+        (2, 2, 1, [Finding.MISSING, Finding.NOT_SEEN]),
+        (2, 1, 2, [Finding.NOT_REGISTERED]),
+        (None, 2, 1, [Finding.NOT_SEEN]),
+        (0, 0, 2, []),
+        (1, 1, 2, []),  # more than asked for is no fault
+        (None, 2, 2, []),
+    ],
+)
+def test_expected_registered_and_seen(
+    expected: int | None, registered: int, seen: int, finding: list[Finding]
+) -> None:
+    story = Watched(expected, registered, BOTH[:seen])
+    assert story.found == finding
+    assert gpu_report.differ(story.node("gpu1")) is bool(finding)
+
+
+@pytest.mark.parametrize(
+    ("library", "finding"),
+    [
+        (Library.NOT_LOADED, Finding.NOT_LOADED),
+        (Library.MISMATCH, Finding.MISMATCH),
+        (Library.FAILED, Finding.FAILED),
+        (Library.ABSENT, Finding.NOT_SEEN),
+    ],
+)
+def test_the_driver_is_named_where_gpus_are_wanted_and_only_there(library: Library, finding: Finding) -> None:
+    story = Watched()
+    story.sweep(library=library, detail="words")
+    assert finding in story.found
+    bare = Watched(expected=None, registered=0, gpus=())
+    bare.sweep(library=library)
+    assert bare.found == []
+    assert bare.health()["status"] == "pass"
+
+
+def test_a_driver_that_is_not_loaded_beside_a_gpu_of_its_vendor_is_said_without_a_number_in_the_file() -> (
+    None
+):
+    story = Watched(expected=None, registered=0, gpus=())
+    story.sweep(library=Library.NOT_LOADED, hardware=("nvidia",))
+    assert story.found == [Finding.NOT_LOADED]
+
+
+def test_gpus_of_a_vendor_that_cannot_be_read_are_no_difference() -> None:
+    story = Watched(expected=8, registered=8, gpus=())
+    story.sweep(library=Library.ABSENT, hardware=("amd",))
+    assert story.found == []
+    assert story.health()["status"] == "pass"
+
+
+def test_a_hang_disproves_nothing() -> None:
+    story = Watched()
+    story.sweep(replace(ONE, error="GPU is lost"), TWO)
+    story.probe(Sweep(9, Reading.HANGS, "no answer in 10 s"))
+    assert story.found == [Finding.HANGS, Finding.MISSING, Finding.NOT_SEEN]
+    node = next(n for n in story.health()["nodes"] if n["name"] == "gpu1")
+    assert node["gpus"]["seen"] is None
+    story.probe(Sweep(10, Reading.STUCK, "state D"))
+    assert story.found[0] is Finding.STUCK
+    assert story.node("gpu1").gpus.found[0].help == Help.REBOOT
+    story.sweep(*BOTH)
+    assert story.found == []
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        ({"ecc_uncorrectable": 3}, Finding.ECC),
+        ({"remap_pending": True}, Finding.REMAP_PENDING),
+        ({"remap_failed": True}, Finding.REMAP_FAILED),
+        ({"temperature_c": 91}, Finding.HOT),
+        ({"unusable": "cuInit: CUDA_ERROR_NO_DEVICE"}, Finding.UNUSABLE),
+    ],
+)
+def test_what_a_gpu_complains_of(change: dict[str, Any], finding: Finding) -> None:
+    story = Watched()
+    story.sweep(replace(ONE, **change), TWO)
+    assert story.found == [finding]
+    assert (story.incident.cause, story.incident.phase) == (Cause.GPU_UNWELL, Phase.FIRING)
+    story.sweep(*BOTH)
+    assert story.incident.phase is Phase.RESOLVED
+
+
+def test_throttled_three_times_in_a_row() -> None:
+    story = Watched()
+    hot = replace(ONE, throttled=("power brake",))
+    story.sweep(hot, TWO)
+    story.sweep(hot, TWO)
+    shown = story.node("gpu1").probe
+    assert shown is not None
+    assert shown.gpus is not None
+    story.probe(shown.gpus, after=5)  # the same sweep reported again counts once
+    assert story.found == []
+    story.sweep(hot, TWO)
+    assert story.found == [Finding.THROTTLED]
+    story.sweep(*BOTH)
+    assert story.found == []
+
+
+def test_a_grave_xid_stands_until_the_host_was_booted() -> None:
+    story = Watched()
+    story.sweep(*BOTH, events=(xid(79),))
+    (found,) = story.node("gpu1").gpus.found
+    assert (found.what, found.help, found.uuid) == (Finding.EVENT, Help.REBOOT, "GPU-1")
+    assert "XID 79 on GPU 0" in found.text
+    story.sweep(*BOTH)
+    assert story.found == [Finding.EVENT]
+    story.restart()
+    story.sweep(*BOTH, events=(xid(79),))  # the kernel log still has it
+    assert story.found == [Finding.EVENT]
+    assert len(story.node("gpu1").gpus.events) == 1
+    story.restart()
+    story.sweep(*BOTH, boot_id="boot2")
+    assert story.found == []
+
+
+def test_what_a_person_dealt_with_is_not_told_again() -> None:
+    story = Watched()
+    story.sweep(*BOTH, events=(xid(48),))
+    story.see(m.PeopleStopped(frozenset({"gpu1"})), after=5)
+    assert story.state("gpu1") is State.CORDONED
+    story.see(m.PeopleStopped(frozenset()), after=5)
+    story.restart()
+    story.sweep(*BOTH, events=(xid(48),))
+    assert story.found == []
+
+
+def test_a_minor_xid_counts_and_repetition_escalates() -> None:
+    story = Watched()
+    for number in range(1, 5):
+        story.sweep(*BOTH, events=(xid(31, f"k{number}", at=story.now),))
+        assert story.found == []
+    story.sweep(*BOTH, events=(xid(31, "k5", at=story.now),))
+    (found,) = story.node("gpu1").gpus.found
+    assert found.help == Help.RESET
+    assert "5 times within a day" in found.text
+    story.sweep(*BOTH, after=90_000)
+    assert story.found == []
+
+
+def test_a_grave_xid_that_repeats_asks_for_hardware() -> None:
+    story = Watched()
+    story.sweep(*BOTH, events=(xid(95, "k1"),))
+    assert story.node("gpu1").gpus.found[0].help == Help.RESET
+    story.sweep(*BOTH, events=(xid(95, "k1"), xid(95, "k2")))
+    assert story.node("gpu1").gpus.found[0].help == Help.HARDWARE
+    assert any("hardware checked" in s.text for s in story.incident.steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "helps"),
+    [
+        ("GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)", Help.RESET),
+        ("GPU recovery action changed from 0x0 (None) to 0x2 (Node Reboot Required)", Help.REBOOT),
+        ("GPU recovery action changed from 0x2 (Node Reboot Required) to 0x0 (None)", Help.NOTHING),
+    ],
+)
+def test_xid_154_says_itself_what_is_wanted(text: str, helps: Help) -> None:
+    row_ = xids.of(154, text)
+    assert (row_.help, row_.minor) == (helps, helps is Help.NOTHING)
+
+
+def test_the_catalogue_is_consistent() -> None:
+    assert len(xids.KNOWN) == len(xids.TABLE)
+    order = list(Help)
+    for row_ in xids.TABLE:
+        assert row_.source.startswith("https://docs.nvidia.com/")
+        assert order.index(row_.then) >= order.index(row_.help), row_
+        assert row_.repeats > 1
+    assert xids.of(999).minor
+
+
+def test_an_orphan_is_told_after_it_was_seen_twice() -> None:
+    story = Watched()
+    held = Holder(77, "GPU-1", 2048, "python", "ann", 3600.0, 5, "gpu1-z", "its raylet is gone")
+    story.sweep(*BOTH, holders=(held, Holder(78, "GPU-2", 100, "own", "ann")))
+    assert story.found == []
+    story.sweep(*BOTH, holders=(held,))
+    assert story.found == [Finding.ORPHAN]
+    assert story.texts == ("2048 MiB of GPU-1 held by python, pid 77, of ann, 3600 s old: its raylet is gone")
+    story.sweep(*BOTH)
+    assert story.found == []
+
+
+def test_the_incident_of_a_gpu_outlives_a_restart_of_its_node() -> None:
+    story = Watched()
+    story.sweep(replace(ONE, remap_failed=True), TWO)
+    story.die("gpu1")
+    story.come_back("gpu1")
+    gpu, death = story.incidents
+    assert (gpu.phase, death.phase) == (Phase.FIRING, Phase.RESOLVED)
+
+
+def test_a_restarted_agent_goes_on_with_the_incident_of_a_gpu() -> None:
+    story = Watched()
+    story.sweep(replace(ONE, error="GPU is lost"), TWO)
+    story.belief = resume(story.belief, story.now)
+    story.sweep(replace(ONE, error="GPU is lost"), TWO)
+    assert [i.phase for i in story.incidents] == [Phase.FIRING]
+    story.sweep(*BOTH)
+    assert [i.phase for i in story.incidents] == [Phase.RESOLVED]
+
+
+def test_why_tells_each_gpu() -> None:
+    story = Watched()
+    story.sweep(
+        replace(ONE, error="GPU is lost"), TWO, driver="550.54.15", took_ms=3.2, kernel_log="no right"
+    )
+    lines = report.why(story.belief, story.node("gpu1"), story.now, story.policy)["gpus_seen"]
+    assert any("GPU-1), 81920 MiB: GPU is lost" in text for text in lines)
+    assert any("40 °C" in text for text in lines)
+    assert "driver 550.54.15, read in 3.2 ms" in lines
+    assert any("kernel log cannot be read (no right)" in text for text in lines)
+
+
+def test_switched_off_means_unknown_and_no_warning() -> None:
+    story = Watched(gpus=())
+    story.probe(Sweep(0, Reading.OFF))
+    assert story.found == []
+    assert story.health()["status"] == "pass"
+    assert gpus.counts_differ(2, 2, None) is False
+
+
+def test_a_report_of_another_shape_is_refused() -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        sweep_of({"state": "ok", "gpus": [{"colour": "red"}]})
+    with pytest.raises(KeyError):
+        sweep_of({})
