@@ -17,6 +17,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from config.paths import StatePaths, temp_dir
@@ -35,6 +36,7 @@ from grid_agent.edges.looks import Looks
 from grid_agent.edges.outbox import LogOutbox, Outbox
 from grid_agent.edges.people import StoppedByPeople
 from grid_agent.edges.remote import Probes, Remote, Through
+from grid_agent.edges.self_check import SelfCheck
 from grid_agent.edges.slack import SlackClient
 from grid_agent.edges.transports import Transports
 from grid_agent.exits import NotInChargeError, RefusedError
@@ -45,6 +47,7 @@ LATE_INTERVALS = 3
 MIN_LATE_S = 3.0
 READY_EVERY_S = 5.0
 LOCK_POLL_S = 0.2
+SELF_EVERY_S = 2.0
 PHASE_S = 0.12
 DRAIN_S = 2.0
 log = logging.getLogger("grid_agent")
@@ -138,6 +141,7 @@ class Agent:
         share = settings.agent.heartbeat_cpu_percent / 100
         # A little less than the interval: a raylet that hangs must not cost the others every second check.
         self._heartbeats = Heartbeats(self._feed, 0.8 * every_s, every_s, share)
+        self._self_check = SelfCheck()
         self._gcs = Gcs(gcs_address)
         edges = Edges(
             gcs=self._gcs,
@@ -152,6 +156,7 @@ class Agent:
             people=StoppedByPeople(self.paths.stopped),
             notifier=Everywhere(LogOutbox(), self.outbox),
             journal=self.journal,
+            self_check=self._self_check,
         )
         self._edges = edges
         self.loop = Loop(begin(self._nodes, clock()), policy, clock, edges)
@@ -174,6 +179,7 @@ class Agent:
             await self._remember()
             self._had_lock = True
             schedule(self._scheduler, self.loop, self.settings.agent)
+            self._scheduler.add_listener(lambda _: self._self_check.skipped(), EVENT_JOB_MAX_INSTANCES)
             log.info("watching %s in mode %s", self.settings.cluster, self.settings.agent.mode)
             try:
                 await self.loop.run()
@@ -204,6 +210,7 @@ class Agent:
         await asyncio.gather(*self._running, return_exceptions=True)
         await self.loop.close()
         await self._heartbeats.close()
+        await self._self_check.close()
         await self._gcs.close()
         if self._slack is not None:
             await self._slack.close()
@@ -313,6 +320,7 @@ def schedule(scheduler: AsyncIOScheduler, loop: Loop, every: AgentSettings) -> N
         (loop.beat, every.heartbeat_every_s),
         (loop.probe, every.probe_every_s),
         (loop.keep_ready, READY_EVERY_S),
+        (loop.check_self, SELF_EVERY_S),
     )
     for number, (job, seconds) in enumerate(jobs):
         scheduler.add_job(

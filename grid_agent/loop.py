@@ -37,6 +37,7 @@ class Edges:
     people: ports.People
     notifier: ports.Notifier
     journal: ports.Journal
+    self_check: ports.SelfCheck | None = None
 
 
 class Loop:
@@ -93,8 +94,8 @@ class Loop:
 
     async def _step(self, events: Sequence[m.Event]) -> None:
         # What people said is read at every step, so that nothing is restarted that was stopped just now.
-        heard = (*events, m.PeopleStopped(self._edges.people.stopped()))
         before, now = self.belief, self.clock()
+        heard = (*self._stalled(now), *events, m.PeopleStopped(self._edges.people.stopped()))
         self.belief, orders = step(before, heard, now, self.policy)
         if any(isinstance(event, m.NodesListed) for event in events):
             self._edges.heartbeats.follow(self.belief.nodes.values())
@@ -106,6 +107,14 @@ class Loop:
         for order in orders:
             self._start(order)
         self._say()
+
+    def _stalled(self, now: float) -> tuple[m.Event, ...]:
+        """That we stood still must be known before what arrived meanwhile is judged."""
+        late_s = 0.0 if self._ticked_at is None else now - self._ticked_at - TICK_S
+        if late_s * 1000.0 < self.policy.lag_warn_ms:
+            return ()
+        self._ticked_at = now
+        return (m.LoopLagged(late_s * 1000.0),)
 
     def _say(self) -> None:
         """One sentence in the log whenever a node's state or cause has changed."""
@@ -156,6 +165,11 @@ class Loop:
         late_s = 0.0 if self._ticked_at is None else max(0.0, now - self._ticked_at - TICK_S)
         self._ticked_at = now
         self.feed(m.LoopLagged(late_s * 1000.0))
+
+    async def check_self(self) -> None:
+        """How we are ourselves."""
+        if self._edges.self_check is not None:
+            self.feed(await self._edges.self_check.check())
 
     async def list_nodes(self) -> None:
         """The GCS node table: every second, and five times as often while a node is on its way."""

@@ -63,6 +63,12 @@ class Probes(Protocol):
     def let_go(self, names: Iterable[str]) -> None: ...
 
 
+class SelfCheck(Protocol):
+    """The agent's look at itself."""
+
+    async def check(self) -> m.SelfChecked: ...
+
+
 class People(Protocol):
     """What people have said: the nodes they stopped."""
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from grid_agent.core import gpus
+from grid_agent.core import awareness, gpus
 from grid_agent.core import messages as m
 from grid_agent.core.model import (
     Belief,
@@ -31,7 +31,9 @@ def fold(belief: Belief, event: m.Event, now: float) -> Belief:
     match event:
         case m.NodesListed(rows):
             return _listed(belief, rows, now)
-        case m.GcsWentSilent() | m.LoopLagged() | m.HeartbeatsSwept() | m.SlackChanged() | m.JournalChanged():
+        case m.LoopLagged() | m.SelfChecked():
+            return awareness.folded(belief, event, now)
+        case m.GcsWentSilent() | m.HeartbeatsSwept() | m.SlackChanged() | m.JournalChanged():
             return replace(belief, observer=_observer(belief.observer, event, now))
         case m.PeopleStopped(names):
             heard = (n for n in belief.nodes.values() if n.stopped != (n.name in names))
@@ -246,8 +248,6 @@ def _observer(observer: Observer, event: m.Event, now: float) -> Observer:
         case m.GcsWentSilent():
             since = now if observer.gcs_silent_since is None else observer.gcs_silent_since
             return replace(observer, gcs_silent_since=since)
-        case m.LoopLagged(lag_ms):
-            return replace(observer, loop_lag_ms=lag_ms)
         case m.HeartbeatsSwept(rotation_s):
             return replace(observer, rotation_s=rotation_s)
         case m.SlackChanged(stuck):

@@ -7,7 +7,7 @@ Called by `repair`, `step` and `report`; `docs/guards.md` is printed from SETTIN
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
-from grid_agent.core import facts, ladder, placement
+from grid_agent.core import awareness, facts, ladder, placement
 from grid_agent.core.model import GONE, Belief, Cause, NodeBelief, Policy, Refusal, Rung, State, Word
 
 WITNESSES = 2
@@ -59,7 +59,7 @@ def _questions(
     yield belief.paused is not None, Refusal.PAUSED
     yield belief.breaker.opened_at is not None, Refusal.BREAKER
     yield silent is not None or belief.observer.gcs_answered_at is None, Refusal.GCS_SILENT
-    yield belief.observer.loop_lag_ms >= policy.lag_warn_ms, Refusal.OBSERVER_SICK
+    yield awareness.sick(belief.observer), Refusal.OBSERVER_SICK
     yield belief.holding_since is not None, Refusal.MASS_FAILURE
     yield ladder.rung(node, policy) is Rung.WAIT, Refusal.HOST_UNREACHABLE
     yield not node.verdict_stands or len(facts.against(node)) < WITNESSES, Refusal.ONE_WITNESS
@@ -132,7 +132,7 @@ def may_tell(belief: Belief, node: NodeBelief, now: float, policy: Policy, *, fe
     silent = observer.gcs_silent_since
     if policy.mode == "observe" or node.stopped or node.cordon or belief.paused:
         return False
-    if observer.loop_lag_ms >= policy.lag_warn_ms:
+    if awareness.sick(observer):
         return False
     if silent is not None or (node.tell_after is not None and now < node.tell_after):
         return False

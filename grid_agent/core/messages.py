@@ -183,6 +183,19 @@ class LoopLagged:
 
 
 @dataclass(frozen=True, slots=True)
+class SelfChecked:
+    """How the agent itself is: rounds it skipped, its loopback (None: no answer), CPU pressure in percent.
+
+    `clock_step_s`: by how much the wall clock has moved against the monotonic one since the last check.
+    """
+
+    missed_jobs: int
+    loopback_ms: float | None
+    cpu_pressure: float | None = None
+    clock_step_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class HeartbeatsSwept:
     """A round of checks is over; `rotation_s` until each raylet has had its turn, as things are now."""
 
@@ -248,6 +261,7 @@ Event = (
     | RayTold
     | RepairEnded
     | LoopLagged
+    | SelfChecked
     | HeartbeatsSwept
     | PeopleStopped
     | PersonSaid

@@ -361,6 +361,9 @@ class Observer:
     gcs_silent_since: float | None = None
     slack_stuck: str | None = None
     rotation_s: float | None = None  # until each raylet has been checked once; None: not known yet
+    score: int = 0  # how much we doubt ourselves; since when, and why
+    scored_at: float = 0.0
+    doubts: tuple[str, ...] = ()
     journal_trouble: str | None = None  # why what happens now would be forgotten by a restart
 
 
@@ -397,7 +400,8 @@ class Belief:
     next_incident_id: int = 1
     observer: Observer = field(default=Observer(), metadata=TRANSIENT)
     holding_since: float | None = None  # mass-failure hold
-    proofs_spent_at: float | None = None  # up to when the time for proofs of nodes that are well is spent
+    # Up to when the time for proofs of nodes that are well is spent.
+    proofs_spent_at: float | None = field(default=None, metadata=TRANSIENT)
     repairs: Repairs = Repairs()
     # When every node was last judged, those at rest too.
     everyone_at: float | None = field(default=None, metadata=TRANSIENT)

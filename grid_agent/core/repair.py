@@ -104,6 +104,11 @@ def consider(
     return belief, (m.RestartWorker(node.name, run_on, last.number, last.fence_node_id, last.rung),)
 
 
+def hand_over(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
+    """What is wrong with a dead node is known now, and no restart cures it: it is a person's."""
+    return _give_up(incidents.recast(belief, node), node, Refusal.NOT_CURABLE, now, policy)
+
+
 def _refuse(belief: Belief, node: NodeBelief, no: Refusal | None, now: float, policy: Policy) -> Belief:
     if no is node.refusal or no is None:
         return evidence.put(belief, replace(node, refusal=no))

@@ -8,7 +8,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from grid_agent.core import facts, gpu_report, guard, incidents, ladder
+from grid_agent.core import awareness, facts, gpu_report, guard, incidents, ladder
 from grid_agent.core.model import Belief, Incident, NodeBelief, Policy, Refusal, State, Word
 
 Status = Literal["pass", "warn", "fail"]
@@ -84,8 +84,8 @@ def observer(belief: Belief, now: float, policy: Policy) -> dict[str, Any]:
     """The agent's view of itself; `detail` only when it is not well."""
     seen, silent = belief.observer, belief.observer.gcs_silent_since
     doubts = []
-    if seen.loop_lag_ms >= policy.lag_warn_ms:
-        doubts.append(f"the agent's loop runs {seen.loop_lag_ms:.0f} ms late")
+    if seen.score:
+        doubts.append(awareness.sentence(seen))
     if silent is not None and now - silent >= policy.gcs_silent_s:
         doubts.append(f"the GCS has not answered for {now - silent:.0f} s")
     if belief.holding_since is not None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from grid_agent.core import (
+    awareness,
     evidence,
     facts,
     gpu_incidents,
@@ -47,6 +48,7 @@ def step(
         belief = people.hear(evidence.fold(belief, event, now), event, now)
     belief = people.expire(replace(belief, stepped_at=now), now)
     belief, awake = rest.awake(belief, before, now)
+    policy = awareness.stretched(belief, policy)
     for name in awake:
         belief = repair.settle(belief, belief.nodes[name], now, policy)
     for name in awake:
@@ -101,7 +103,8 @@ def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
     if node.state is State.DEAD:
         return _judge_again(belief, node, found, now, policy)
     if found.grade is Grade.SUSPECT or (found.grade is Grade.DEAD and node.role == "head"):
-        moved = lifecycle.move(node, State.SUSPECT, now, found.cause)
+        ours = found.cause is None and awareness.sick(belief.observer)
+        moved = lifecycle.move(node, State.SUSPECT, now, Cause.OBSERVER_SICK if ours else found.cause)
         moved = moved if moved.evidence == found.evidence else replace(moved, evidence=found.evidence)
         return incidents.report(evidence.put(belief, moved), moved, now, policy.report_s)
     if found.grade is Grade.DEAD:
@@ -122,6 +125,9 @@ def _judge_again(
     belief: Belief, node: NodeBelief, found: verdict.Verdict, now: float, policy: Policy
 ) -> Belief:
     """A verdict lasts as long as its facts: a new incarnation, an answer or a host back in reach void it."""
+    if found.cause is Cause.PORT_BLOCKED:  # the raylet that a repair started runs, and nobody gets to it
+        blocked = replace(lifecycle.move(node, State.DEAD, now, found.cause), evidence=found.evidence)
+        return repair.hand_over(evidence.put(belief, blocked), blocked, now, policy)
     if found.grade is not Grade.DEAD:
         return evidence.put(belief, replace(node, verdict_stands=False)) if node.verdict_stands else belief
     if node.verdict_stands and (node.cause, node.evidence) == (found.cause, found.evidence):

@@ -170,7 +170,7 @@ def _marked_dead(case: Case) -> Verdict | None:
         return case.given_up(cause, when=suspected_s >= ZOMBIE_S)
     if case.unreached:
         return case.given_up(Cause.HOST_DOWN, when=suspected_s >= case.policy.unreachable_s)
-    return case.suspect(node.cause)
+    return case.suspect(_known(node))
 
 
 def _path(case: Case) -> Verdict | None:
@@ -201,7 +201,7 @@ def _contradiction(case: Case) -> Verdict | None:
     if not _silent(case):
         return None
     if not case.looked:
-        return case.suspect(case.node.cause)
+        return case.suspect(_known(case.node))
     return case.given_up(Cause.PROCESS_GONE, when=case.enough and case.silent_s >= case.policy.hang_s)
 
 
@@ -219,6 +219,11 @@ def _cannot_run_tasks(case: Case) -> Verdict | None:
 def _silent(case: Case) -> bool:
     """One refusal is news; one silence is nothing."""
     return bool(case.node.heartbeat.misses) and (case.refused or case.enough)
+
+
+def _known(node: NodeBelief) -> Cause | None:
+    """The cause as far as it was known; that we ourselves were sick says nothing of the node."""
+    return None if node.cause is Cause.OBSERVER_SICK else node.cause
 
 
 def _was_blocked(node: NodeBelief) -> bool:

@@ -45,6 +45,7 @@ class Witnesses:
     lives: dict[tuple[str, str], Incarnation] = field(default_factory=dict)
     newest: dict[str, str] = field(default_factory=dict)
     looked_at: dict[str, float] = field(default_factory=dict)
+    late: bool = False  # so was our own loop when it last said so
     silent: set[str] = field(default_factory=set)  # whose newest known life missed its last heartbeat
     peers_said: dict[tuple[str, str, str], float] = field(default_factory=dict)
     gcs_silent_since: float | None = None
@@ -73,6 +74,8 @@ class Witnesses:
                 self.stopped = nodes & self.names
             case m.PersonSaid():
                 self._said(now, event)
+            case m.LoopLagged(lag_ms):
+                self.late = lag_ms >= self.policy.lag_warn_ms
             case m.HostLooked(name) | m.HostUnreachable(name):
                 self.looked_at[name] = now
             case m.RepairEnded(name, attempt, ok):
@@ -182,6 +185,7 @@ class Witnesses:
         assert now >= self.cordoned_until.get(name, 0.0), f"acted on {name}, which a person cordoned"
         assert self.paused_until is None or now >= self.paused_until, f"acted on {name}, repairs paused"
         assert name != self.head, "acted on the head"
+        assert not self.late, f"acted on {name}, our own loop late"
         silent = self.gcs_silent_since
         assert silent is None, f"acted on {name}, the GCS silent"
         assert self.gcs_ever, f"acted on {name} before the GCS ever answered"

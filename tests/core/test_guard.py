@@ -77,7 +77,9 @@ def test_observer_sick() -> None:
     story.see(m.LoopLagged(1000.0))
     story.die("gpu1")
     assert story.refusal("gpu1") is Refusal.OBSERVER_SICK
-    assert story.see(m.LoopLagged(0.0), after=1)
+    story.see(m.LoopLagged(0.0), after=1)
+    assert story.refusal("gpu1") is Refusal.OBSERVER_SICK  # one good moment is no recovery
+    assert story.see(m.LoopLagged(0.0), refused("gpu1"), no_process("gpu1"), after=1)
 
 
 def test_mass_failure() -> None:
@@ -90,7 +92,7 @@ def test_one_witness_when_the_verdict_no_longer_stands() -> None:
     story = Story()
     story.see(m.LoopLagged(5000.0))  # something else holds the repair meanwhile
     story.die("gpu1")
-    story.see(m.LoopLagged(0.0), story.listing(row("gpu1", "b")), after=1)
+    story.see(m.LoopLagged(0.0), story.listing(row("gpu1", "b")), after=10)
     assert story.refusal("gpu1") is Refusal.ONE_WITNESS
 
 
@@ -236,7 +238,7 @@ def test_all_the_guards_that_would_refuse_are_named_and_not_only_the_first() -> 
     story = dead_node(Story())
     assert guard.refusals(story.belief, story.node("gpu1"), story.now, story.policy) == []
     story.change("gpu1", next_attempt_at=story.now + 9, tries=4)
-    story.see(person(m.Verb.PAUSE), m.LoopLagged(5000.0))
+    story.see(person(m.Verb.PAUSE), m.SelfChecked(0, None))
     named = guard.refusals(story.belief, story.node("gpu1"), story.now, story.policy)
     assert named == [Refusal.PAUSED, Refusal.OBSERVER_SICK, Refusal.NODE_BUDGET, Refusal.BACKING_OFF]
 
