@@ -78,6 +78,16 @@ class StatePaths:
         return self.gcs / "store"
 
     @property
+    def agent_lock(self) -> Path:
+        """Held by the one agent that acts."""
+        return self.root / "agent.lock"
+
+    @property
+    def repairs(self) -> Path:
+        """When which repair began, for the limits."""
+        return self.root / "repairs"
+
+    @property
     def logs(self) -> Path:
         """What the commands that start nodes and the application have said."""
         return self.root / "logs"

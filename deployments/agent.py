@@ -76,7 +76,9 @@ class GridAgent:
         await self._agent.start()
 
     async def check_health(self) -> None:
-        """Serve restarts the replica when the loop has stopped."""
+        """Serve restarts the replica when the loop has stopped, or when a newer agent has acted."""
+        if self._agent.gate.deposed is not None:
+            raise RuntimeError(self._agent.gate.deposed)
         late_s = self._agent.late_s()
         if late_s is not None and self._agent.ever_ran():
             message = f"the agent's loop has not run for {late_s:.1f} s"

@@ -29,6 +29,7 @@ from grid_agent.core import people, report
 from grid_agent.core.model import Incident, NodeBelief, Policy, State
 from grid_agent.core.step import begin
 from grid_agent.edges import file_limit
+from grid_agent.edges.gate import Gate
 from grid_agent.edges.gcs import Gcs
 from grid_agent.edges.heartbeat import Heartbeats
 from grid_agent.edges.journal import Journal, Sent
@@ -136,20 +137,25 @@ class Agent:
             gcs_address,
             lambda name: plan.session_dir(name),  # noqa: PLW0108 - the plan is made below
         )
-        plan = repair_plan.RepairPlan(settings, self.paths, gcs_address, environ, looks.seen)
+        plan = repair_plan.RepairPlan(
+            settings, self.paths, gcs_address, environ, looks.seen, epoch=lambda: self.journal.epoch
+        )
         every_s = settings.agent.heartbeat_every_s
         share = settings.agent.heartbeat_cpu_percent / 100
         # A little less than the interval: a raylet that hangs must not cost the others every second check.
         self._heartbeats = Heartbeats(self._feed, 0.8 * every_s, every_s, share)
         self._self_check = SelfCheck()
         self._gcs = Gcs(gcs_address)
+        remote = Remote(
+            lambda order: plan.request(order, self.loop.belief), ways.seen_from, policy.repair_timeout_s
+        )
+        self._lock: TextIO | None = None
+        self.gate = Gate(remote, policy, self._not_in_charge, self.paths.repairs)
         edges = Edges(
             gcs=self._gcs,
             heartbeats=self._heartbeats,
             hosts=looks,
-            remote=Remote(
-                lambda order: plan.request(order, self.loop.belief), ways.seen_from, policy.repair_timeout_s
-            ),
+            remote=self.gate,
             probes=Probes(
                 temp_dir(settings, settings.head, os.getuid()), lambda name: gpu_of(settings, name)
             ),
@@ -173,9 +179,10 @@ class Agent:
             self._running.append(asyncio.create_task(self.outbox.run(), name="outbox"))
 
     async def _live(self) -> None:
-        with _lock_file(self.paths.root / "agent.lock") as lock:
+        with _lock_file(self.paths.agent_lock) as lock:
             while not _locked(lock):  # noqa: ASYNC110 - another process holds it; no event can tell us
                 await asyncio.sleep(LOCK_POLL_S)
+            self._lock = lock
             await self._remember()
             self._had_lock = True
             schedule(self._scheduler, self.loop, self.settings.agent)
@@ -188,6 +195,16 @@ class Agent:
                 raise
             finally:
                 self._scheduler.shutdown(wait=False)
+
+    def _not_in_charge(self) -> str | None:
+        """Why another agent may be acting in our place; None while our lock is the one on the disk."""
+        try:
+            ours, there = os.fstat(self._lock.fileno()) if self._lock else None, self.paths.agent_lock.stat()
+        except OSError as error:
+            return f"the lock of this cluster's agent is gone ({error.strerror})"
+        if ours is None or (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
+            return "the lock of this cluster's agent is another's"
+        return None
 
     async def _remember(self) -> None:
         """Go on where the last agent was, in what it believed and in what it was telling people."""

@@ -4,14 +4,14 @@ Builds values only. Called by `compose`, carried out by `edges.remote` on the no
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from config import paths
 from config.settings import Node, Settings
 from grid_agent.core import messages as m
 from grid_agent.core import raystart, startrequest
-from grid_agent.core.model import Belief
+from grid_agent.core.model import Belief, NodeBelief, Rung
 from grid_agent.edges.transports import versions_here
 
 TERM_S = 2.0
@@ -32,6 +32,7 @@ class RepairPlan:
         gcs_address: The GCS as Ray's own processes name it.
         environ: The agent's environment, for nodes of this machine.
         seen: What the last look at each node showed (`Looks.seen`).
+        epoch: The number of this agent, higher than that of every agent before it; None: no agent asks.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class RepairPlan:
         gcs_address: str,
         environ: Mapping[str, str],
         seen: Mapping[str, Rows],
+        *,
+        epoch: Callable[[], int] | None = None,
     ) -> None:
         self._settings = settings
         self._state = state
@@ -48,6 +51,7 @@ class RepairPlan:
         self._environ = environ
         self._versions = versions_here()
         self._seen = seen
+        self._epoch = epoch
 
     def request(self, order: m.RestartWorker, belief: Belief) -> tuple[dict[str, Any], float]:
         """The fence and the start of this repair, and the longest they can take in seconds."""
@@ -58,7 +62,11 @@ class RepairPlan:
         # whoever sends the request (`hosts.unless_stopped`).
         stopped = str(self._state.stopped_node(node.name))
         begin = self._start(node, start_s, stopped if local else None)
-        steps = {"op": "steps", "requests": [self._fence(node, order, belief), begin]}
+        fence = self._fence(node, order, belief)
+        clear = [self._clear(fence, belief.nodes[node.name])] if order.rung is Rung.CLEAR else []
+        steps: dict[str, Any] = {"op": "steps", "requests": [fence, *clear, begin]}
+        if self._epoch is not None:
+            steps["epoch"] = self._epoch()
         if not local:
             steps["unless_here"] = stopped
         return steps, 2 * TERM_S + 2 * KILL_S + LOCK_WAIT_S + start_s + GRACE_S
@@ -78,6 +86,11 @@ class RepairPlan:
             "term_s": TERM_S,
             "kill_s": KILL_S,
         }
+
+    def _clear(self, fence: Mapping[str, Any], node: NodeBelief) -> dict[str, Any]:
+        """What dead lives of this node have left; the fence has shown that none of them runs."""
+        dead = dict.fromkeys(a.fence_node_id for a in node.attempts if a.fence_node_id is not None)
+        return {"op": "clear", "session_dir": fence["session_dir"], "node_ids": list(dead)}
 
     def _start(self, node: Node, timeout_s: float, unless: str | None) -> dict[str, Any]:
         return startrequest.start_request(

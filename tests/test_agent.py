@@ -8,6 +8,7 @@ import pytest
 
 from config import loader
 from grid_agent.compose import Agent, PrivateFileHandler, steady_clock
+from grid_agent.core import messages as m
 from tests.support.cluster import free_port, until_true
 
 
@@ -25,6 +26,25 @@ async def test_only_one_of_two_agents_runs_and_the_other_takes_over(tmp_path: Pa
     assert not second.ever_ran()
     await first.stop()
     await until_true(second.ever_ran)
+    await second.stop()
+
+
+async def test_an_agent_whose_lock_was_replaced_lets_no_repair_through(tmp_path: Path) -> None:
+    """Somebody removed the state folder: two agents hold a lock each, and the file on the disk decides."""
+    first, second = agent(tmp_path), agent(tmp_path)
+    await first.start()
+    await until_true(first.ever_ran)
+    assert first._not_in_charge() is None
+    first.paths.agent_lock.unlink()
+    await second.start()
+    await until_true(second.ever_ran)
+    assert "another's" in (first._not_in_charge() or "")
+    assert second._not_in_charge() is None
+    assert second.journal.epoch > first.journal.epoch
+    head = second.loop.belief.nodes["head"]
+    ended = await first.gate.repair(m.RestartWorker("worker1", "head", 1, None), head)
+    assert (ended.ok, ended.begun) == (False, False)
+    await first.stop()
     await second.stop()
 
 

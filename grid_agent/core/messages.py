@@ -334,6 +334,7 @@ class RestartWorker:
     attempt: int
     fence_node_id: str | None
     rung: Rung = Rung.RESTART
+    by_person: bool = False  # a person asked for it: the limits of rate do not bind it
 
 
 @dataclass(frozen=True, slots=True)

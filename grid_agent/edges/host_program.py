@@ -18,6 +18,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -86,6 +87,11 @@ FAILURES = (
         ("No space left on device", "Disk quota exceeded", "Read-only file system"),
         "disk",
         "Free some space there, or set temp_dir of this node to a folder on another disk.",
+    ),
+    (
+        ("No such option", "Invalid value for", "unexpected extra argument", "invalid choice"),
+        "config",
+        "`ray start` does not take what the cluster file makes of this node: change that, or Ray's version.",
     ),
 )
 
@@ -965,15 +971,100 @@ def put_secret(request: dict[str, Any]) -> dict[str, Any]:
     return {"ok": True}
 
 
+def _refuse_stale(epoch: int | None, locks: Held) -> None:
+    """Raises HostError when a newer agent than the sender has acted on this node; else notes the sender.
+
+    The number stands in the node's lock file: it is read and written by whoever holds the lock.
+    """
+    if epoch is None:
+        return
+    for handle in locks:
+        text = os.pread(handle, 32, 0).split(b"\n")[0].strip()
+        seen = int(text) if text.isdigit() else 0
+        if seen > epoch:
+            words = f"A newer agent (number {seen}) has acted on this node; this one is number {epoch}."
+            raise HostError("stale", f"{words} Nothing was done.")
+        try:
+            os.pwrite(handle, b"%020d\n" % epoch, 0)  # one write of always the same length
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+
+
+STALE_S = 60.0  # a socket younger than this may be about to be listened on
+SPILLED = "ray_spilled_objects_"
+
+
+def clear(request: dict[str, Any]) -> dict[str, Any]:
+    """Removes what dead raylets of one node have left in their session's folder.
+
+    Those are sockets of ours that nobody listens on, and objects that the node ids given had spilled, unless
+    such a raylet lives. Request: session_dir (None: nothing is done), node_ids. Answer: removed [path].
+    Nothing outside that folder, no link and nothing of another user or node is touched.
+    """
+    removed: list[str] = []
+    folder = Path(_home(request.get("session_dir") or "/nonexistent"))
+    if not folder.name.startswith("session_") or not _is_own_folder(folder):
+        return {"ok": True, "removed": removed}
+    for path in sorted(folder.glob("sockets/*")):
+        if _is_deserted(path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(str(path))
+    live = {table.option("node_id") for table in _table().values()}
+    for node_id in map(str, request.get("node_ids", ())):
+        path = folder / (SPILLED + node_id)
+        if node_id.isalnum() and node_id not in live and _is_own_folder(path):
+            shutil.rmtree(path, ignore_errors=True)
+            removed.append(str(path))
+    return {"ok": True, "removed": removed}
+
+
+def _is_own_folder(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        found = path.lstat()
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return False
+
+
+def _is_deserted(path: Path) -> bool:
+    """Whether it is a socket of ours, not just made, at which nobody listens."""
+    try:
+        found = path.lstat()
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+            return False
+        if time.time() - found.st_mtime < STALE_S:
+            return False
+        return _refuses(path)
+    except OSError:
+        return False
+
+
+def _refuses(path: Path) -> bool:
+    """Whether nobody listens there; asked by way of the folder, since a socket's path must be short."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            probe.connect(f"/proc/self/fd/{folder}/{path.name}")
+    except ConnectionRefusedError:
+        return True
+    finally:
+        os.close(folder)
+    return False
+
+
 def steps(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
     """Carries out several requests in one call, in order, and stops at the first that fails.
 
-    The locks that any of them names are held from before the first until after the last. Request: requests.
+    The locks that any of them names are held from before the first until after the last. Request: requests;
+    optional epoch, a number that rises with every agent: an older one than this node has seen is refused.
     Answer: that of the last one carried out, and answers: all of them, each with took_s. Errors, before
-    anything is done: busy, disk.
+    anything is done: busy, disk, stale.
     """
     answers: list[dict[str, Any]] = []
     with _locked(request, held, needed=True) as locks:
+        _refuse_stale(request.get("epoch"), locks)
         for one in request["requests"]:
             began = time.monotonic()
             answer = handle(one, locks)
@@ -1158,7 +1249,7 @@ def handle(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
 
     `held` are the locks that `steps` has taken for it.
     """
-    free = {operation.__name__: operation for operation in (look, put_secret, port_owner, logs)}
+    free = {operation.__name__: operation for operation in (look, clear, put_secret, port_owner, logs)}
     locking = {operation.__name__: operation for operation in (end, end_head, start, steps, end_cluster)}
     try:
         if request["op"] in locking:

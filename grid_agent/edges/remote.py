@@ -34,8 +34,12 @@ CHECK_S = 1.0  # for a peer's check of another node
 PEER_S = 5.0  # for a worker process on the peer to start
 READY_S = 20.0  # for the process that carries out the head's repairs to start
 ASK_S = 1.0  # for its word that it is there
-NOT_CURABLE = frozenset({"no_ray", "version", "auth", "disk", "clock"})  # no second try cures these
-NOT_BEGUN = frozenset({"stopped"})  # refused before anything was done
+# Errors that a second try cannot cure: a person has to change something on that host, or in the file.
+NOT_CURABLE = frozenset(
+    {"no_ray", "version", "auth", "disk", "clock", "config", "no_secret", "bad_request", "command_missing"}
+    | {"python_too_old", "key_refused", "host_key_changed", "host_key_unknown"}
+)
+NOT_BEGUN = frozenset({"stopped", "stale"})  # refused before anything was done
 Plan = Callable[[m.RestartWorker], tuple[dict[str, Any], float]]
 Ways = Callable[[str, str], Transport]
 
