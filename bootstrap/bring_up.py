@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootstrap import changes, health, machine, ownership, ports, removal, state, store, summary
+from bootstrap import changes, health, keeper_plan, machine, ownership, ports, removal, state, store, summary
 from bootstrap.launch import Outcome, Work
 from bootstrap.plan import APP, Action, Here, kept, plan
 from bootstrap.progress import Output, Progress
@@ -23,6 +23,18 @@ INTERRUPTED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """What a person said beside the file: its path, the deadline (monotonic), and the flags."""
+
+    config: str | None
+    deadline: float
+    redeploy: bool
+    fresh: bool
+    yes: bool
+    systemd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """One start under way: `file` is what was asked for, `settings` what will be in force after it.
 
@@ -33,20 +45,8 @@ class Start:
     settings: Settings
     seen: Survey
     output: Output
-    deadline: float
-    config: str | None
+    ask: Ask
     kept: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a person said beside the file: its path, the deadline (monotonic), and the flags."""
-
-    config: str | None
-    deadline: float
-    redeploy: bool
-    fresh: bool
-    yes: bool
 
 
 def bring_up(
@@ -58,6 +58,7 @@ def bring_up(
     redeploy: bool,
     fresh: bool,
     yes: bool,
+    systemd: bool = False,
 ) -> int:
     """Bring the cluster to its file.
 
@@ -69,14 +70,15 @@ def bring_up(
         redeploy: Deploy the application again although it answers.
         fresh: Do not go on from what the last head kept on disk.
         yes: Stop what has left the file, or has lost its head for good, without asking.
+        systemd: Install the keeper's service.
 
     Returns:
         The exit code.
     """
     deadline = time.monotonic() + timeout_s
     state.prepare(machine.here(settings, os.environ).state)
-    with state.only_one(machine.here(settings, os.environ).state):
-        ask = Ask(config, deadline, redeploy=redeploy, fresh=fresh, yes=yes)
+    with keeper_plan.only_one(machine.here(settings, os.environ).state, wait_s=timeout_s / 2):
+        ask = Ask(config, deadline, redeploy=redeploy, fresh=fresh, yes=yes, systemd=systemd)
         began = time.time()
         code, seen = _bring_up(settings, output, ask)
         damaged = code == 3 and seen.found.store and _damaged(settings, seen.here, began)
@@ -109,7 +111,7 @@ def _bring_up(settings: Settings, output: Output, ask: Ask) -> tuple[int, Survey
         removal.remove(seen, leaving, output)
     _write_state(in_force, seen, output)
     actions = plan(in_force, seen.found, seen.here, redeploy=again)
-    begun = Start(settings, in_force, seen, output, ask.deadline, ask.config, kept(seen.found, actions))
+    begun = Start(settings, in_force, seen, output, ask, kept(seen.found, actions))
     code = _carry_out(begun, actions)
     return max(code, 1) if leaving and not remove else code, seen
 
@@ -240,17 +242,18 @@ def _run(start: Start, actions: list[Action], work: Work, progress: Progress) ->
         if stage == 1:
             seen.reach.gcs_address = seen.here.gcs_address
         work.begin(now)
-        work.finish(start.deadline)
+        work.finish(start.ask.deadline)
         failed = [action.node for action in now if not work.outcomes().get(action.node, _LATE).ok]
         if failed:
             return Result(outcomes={name: work.outcomes().get(name, _LATE) for name in failed})
     _record(start)
+    keeper_plan.hand_over(settings, seen.here, start.ask.config, systemd=start.ask.systemd)
     work.begin([action for action in actions if action.stage == 2])
     agent = health.Agent(settings, token(settings, seen.here))
     running = frozenset(node.name for node in settings.nodes if node.name in start.kept) | {
         settings.head.name
     }
-    return settle(work, running, agent.health, progress, deadline=start.deadline)
+    return settle(work, running, agent.health, progress, deadline=start.ask.deadline)
 
 
 def _record(start: Start) -> None:
@@ -284,7 +287,7 @@ def _finish(start: Start, result: Result, progress: Progress) -> int:
     raylets = start.seen.reach.raylets()
     pids = {name: raylet.pid for name, raylet in raylets.items()}
     summary.show_next(
-        output, settings, start.seen.here.state, config=start.config, project=machine.PROJECT, pids=pids
+        output, settings, start.seen.here.state, config=start.ask.config, project=machine.PROJECT, pids=pids
     )
     output.line()
     _show_failures(output, result.failed)

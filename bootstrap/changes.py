@@ -73,6 +73,7 @@ def in_force(
         agent=source.agent,
         guards=source.guards,
         http=running.http,
+        keeper=file.keeper,
         slack=source.slack,
     )
 

@@ -31,11 +31,12 @@ class Verdict:
 
 def url(settings: Settings) -> str:
     """Where the agent answers, as this machine reaches it."""
-    host = _reachable(settings.http.host)
+    host = reachable(settings.http.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.http.port}/cluster"
 
 
-def _reachable(host: str) -> str:
+def reachable(host: str) -> str:
+    """Where this machine reaches what is bound to `host`."""
     return WILDCARDS.get(host, host)
 
 
@@ -103,7 +104,7 @@ class Agent:
     """
 
     def __init__(self, settings: Settings, token: str | None = None) -> None:
-        self._host = _reachable(settings.http.host)
+        self._host = reachable(settings.http.host)
         self._port = settings.http.port
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 

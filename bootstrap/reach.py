@@ -22,6 +22,7 @@ from grid_agent.edges.transports import Transport, Transports, versions_here
 LOOK_S = 10.0
 END_S = 30.0
 LOCK_WAIT_S = 60.0  # for a start of the node that is under way, by the agent for example
+HEAD_WAIT_S = 30.0
 GRACE_S = 15.0  # for the answer itself, and for cleaning up after a start that did not end in time
 # Ways open at once. A host that hangs keeps its place for a timeout: with fewer, the others would wait.
 FAN_OUT = 128
@@ -168,7 +169,11 @@ class Reach:
     def _end_request(self, name: str, heads_session: str | None) -> Answer:
         owner, node = self._owner[name], self._nodes[name]
         local = raystart.is_local(owner, node)
+        # A start of the head that outlived whoever began it ends first.
+        waits = node.role == "head" and self._state.root.is_dir()
+        lock = {"lock": paths.node_files(owner, node, self._state).lock, "lock_wait_s": HEAD_WAIT_S}
         return {
+            **(lock if waits else {}),
             "op": "end_cluster",
             "gcs_address": self.gcs_address,
             "session_dir": paths.session_dir(owner, node, heads_session, self._uid),

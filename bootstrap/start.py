@@ -15,7 +15,7 @@ if not __package__:
     _folder = str(Path(__file__).resolve().parent)
     sys.path[:] = [str(Path(_folder).parent), *(p for p in sys.path if os.path.realpath(p or ".") != _folder)]
 
-from bootstrap import bring_up, machine, plan, removal, state, survey, trouble
+from bootstrap import bring_up, machine, plan, removal, state, survey, trouble, units
 from bootstrap.progress import Output
 from config import loader, tuning
 from config.paths import StatePaths
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = loader.load(args.config or loader.default_file(), os.environ)
         root = StatePaths.of(settings.cluster, os.environ).root
-        problem = _problem(settings)
+        problem = _problem(settings) or (units.absent() if args.systemd else None)
         if problem:
             output.error(problem)
             return 2
@@ -53,10 +53,14 @@ def main(argv: list[str] | None = None) -> int:
             redeploy=args.redeploy,
             fresh=args.fresh,
             yes=args.yes,
+            systemd=args.systemd,
         )
     except loader.ConfigError as error:
         output.error(str(error))
         return 2
+    except units.UnitError as error:
+        output.error(f"{error}; the cluster runs, but its keeper does not start with the machine")
+        return 3
     except state.BusyError as error:
         output.error(str(error))
         return 5
@@ -89,6 +93,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--fresh",
         action="store_true",
         help="begin anew, after a question or with --yes, instead of going on from what the last head kept",
+    )
+    parser.add_argument(
+        "--systemd",
+        action="store_true",
+        help="install and enable a systemd service of the keeper: the head comes back after a reboot",
     )
     parser.add_argument(
         "--yes",

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bootstrap import health, machine, state
+from bootstrap import health, keeper_plan, machine, state
 from bootstrap.progress import Output
 from bootstrap.reach import Answer, Raylet
 from bootstrap.survey import Survey, survey, token
 from config import paths
 from config.settings import Node, Settings
 from grid_agent.core import raystart
-from grid_agent.edges import journal
+from grid_agent.edges import journal, keeper
 
 CLUSTER_S = 60.0
 HEARD_S = 3.0
@@ -66,7 +66,8 @@ def cluster(settings: Settings, output: Output) -> int:
     """
     here = machine.here(settings, os.environ)
     known = here.state.root.is_dir()
-    with state.only_one(here.state) if known else contextlib.nullcontext():
+    # The keeper first: it must not bring back what is being ended.
+    with keeper_plan.ended_first(here.state, settings.head.name) if known else contextlib.nullcontext():
         seen = survey(settings, os.environ)
         if known and seen.raylets:
             running = seen.settings or settings
@@ -184,7 +185,8 @@ def _end_rest(seen: Survey, settings: Settings) -> Mapping[str, Answer]:
 def _forget(seen: Survey, settings: Settings) -> None:
     """Remove the record, so that the next start is a fresh one, and this cluster's own session."""
     files = seen.here.state
-    for path in (files.cluster, files.settings):
+    kept = keeper.Files(files.root)
+    for path in (files.cluster, files.settings, kept.plan, kept.beat, kept.outage):
         path.unlink(missing_ok=True)
     shutil.rmtree(files.gcs, ignore_errors=True)  # stopped for good: nobody goes on from it
     if files.stopped.is_dir():

@@ -202,6 +202,21 @@ def url(value: str) -> str:
     return value
 
 
+def watch_url(value: str) -> str:
+    """A URL that is only called: http or https; nothing secret is sent there."""
+    rule = "must be a URL such as https://hc-ping.com/your-check (http or https)"
+    try:
+        parts = urlsplit(value)
+        name, _ = parts.hostname or "", parts.port
+        host(name)
+    except ValueError:
+        raise ValueError(rule) from None
+    wrong = parts.scheme not in {"http", "https"} or parts.username is not None or parts.fragment
+    if wrong or not re.fullmatch(r"[!-~]{1,512}", value):
+        raise ValueError(rule)
+    return value
+
+
 def bracketed(host: str) -> str:
     """The host as it stands before a `:port`: an IPv6 address goes in brackets (RFC 3986)."""
     return f"[{host}]" if ":" in host else host

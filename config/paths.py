@@ -88,6 +88,11 @@ class StatePaths:
         return self.root / "repairs"
 
     @property
+    def keeper(self) -> Path:
+        """What `start.py` wrote for the keeper of the head; `edges.keeper` knows the files beside it."""
+        return self.root / "keeper.json"
+
+    @property
     def logs(self) -> Path:
         """What the commands that start nodes and the application have said."""
         return self.root / "logs"

@@ -236,6 +236,17 @@ class Http(Frozen):
     """File with the token that clients must send. Default null: one is made, and reading needs none."""
 
 
+class Keeper(Frozen):
+    """How the keeper, outside Ray, watches the head. A change takes effect with the next `start.py`."""
+
+    hang_s: Annotated[float, _seconds(5, 86_400)] = 60.0
+    """Seconds the GCS or the head's raylet may hang until it is ended and started again. Default 60."""
+    ready_s: Annotated[float, _seconds(10, 86_400)] = 60.0
+    """Seconds the agent may not be ready, while the head is well, until it is deployed again. Default 60."""
+    dead_man_url: Annotated[str, AfterValidator(checks.watch_url)] | None = None
+    """URL that is called every minute while all is well, so that silence raises an alarm. Default null."""
+
+
 class Slack(Frozen):
     """Where incidents are posted. Absent: to the log and the API only."""
 
@@ -266,6 +277,8 @@ class Settings(Frozen):
     """How the GPUs are watched, and what follows when one is sick."""
     http: Http = Http()
     """The address of the agent's API."""
+    keeper: Keeper = Keeper()
+    """How the head itself is kept alive."""
     slack: Slack | None = None
     """Where incidents are posted. Default null: to the log and the API only."""
 

@@ -10,7 +10,7 @@ import logging
 import logging.handlers
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import TextIOWrapper
@@ -31,6 +31,7 @@ from grid_agent.core.step import begin
 from grid_agent.edges import file_limit
 from grid_agent.edges.gate import Gate
 from grid_agent.edges.gcs import Gcs
+from grid_agent.edges.head_news import HeadNews
 from grid_agent.edges.heartbeat import Heartbeats
 from grid_agent.edges.journal import Journal, Sent
 from grid_agent.edges.looks import Looks
@@ -44,6 +45,8 @@ from grid_agent.exits import NotInChargeError, RefusedError
 from grid_agent.loop import LIST_UNSETTLED_S, TICK_S, Edges, Loop
 from grid_agent.ports import Notifier
 
+HEAD_NEWS_S = 1.0
+KEEPER_EVERY_S = 5.0
 LATE_INTERVALS = 3
 MIN_LATE_S = 3.0
 READY_EVERY_S = 5.0
@@ -128,6 +131,7 @@ class Agent:
             )
             for n in settings.nodes
         )
+        self._head_news = HeadNews(self.paths.root)
         self._slack: SlackClient | None = None
         self.journal = Journal(self.paths.journal)
         self.outbox = self._make_outbox(clock)
@@ -160,7 +164,7 @@ class Agent:
                 temp_dir(settings, settings.head, os.getuid()), lambda name: gpu_of(settings, name)
             ),
             people=StoppedByPeople(self.paths.stopped),
-            notifier=Everywhere(LogOutbox(), self.outbox),
+            notifier=Everywhere(LogOutbox(), self.outbox and Continued(self.outbox, self._head_news)),
             journal=self.journal,
             self_check=self._self_check,
         )
@@ -185,7 +189,8 @@ class Agent:
             self._lock = lock
             await self._remember()
             self._had_lock = True
-            schedule(self._scheduler, self.loop, self.settings.agent)
+            ours = ((self._read_head_news, HEAD_NEWS_S), (self._head_news.keep_the_keeper, KEEPER_EVERY_S))
+            schedule(self._scheduler, self.loop, self.settings.agent, ours)
             self._scheduler.add_listener(lambda _: self._self_check.skipped(), EVENT_JOB_MAX_INSTANCES)
             log.info("watching %s in mode %s", self.settings.cluster, self.settings.agent.mode)
             try:
@@ -289,6 +294,9 @@ class Agent:
 
     # --- parts ---
 
+    async def _read_head_news(self) -> None:
+        self.loop.feed(*self._head_news.read())
+
     def _feed(self, event: m.Event) -> None:
         self.loop.feed(event)
 
@@ -325,8 +333,13 @@ class Agent:
         log.setLevel(logging.INFO)
 
 
-def schedule(scheduler: AsyncIOScheduler, loop: Loop, every: AgentSettings) -> None:
-    """Run the loop's jobs from now on, each at its interval and at a moment of its own.
+def schedule(
+    scheduler: AsyncIOScheduler,
+    loop: Loop,
+    every: AgentSettings,
+    more: Iterable[tuple[Callable[[], Awaitable[None]], float]] = (),
+) -> None:
+    """Run the loop's jobs, and more, from now on, each at its interval and at a moment of its own.
 
     Work that comes all at once would be read as slow heartbeats.
     """
@@ -338,6 +351,7 @@ def schedule(scheduler: AsyncIOScheduler, loop: Loop, every: AgentSettings) -> N
         (loop.probe, every.probe_every_s),
         (loop.keep_ready, READY_EVERY_S),
         (loop.check_self, SELF_EVERY_S),
+        *more,
     )
     for number, (job, seconds) in enumerate(jobs):
         scheduler.add_job(
@@ -359,6 +373,21 @@ class PrivateFileHandler(logging.handlers.RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         return TextIOWrapper(os.fdopen(descriptor, "ab"), encoding="utf-8", write_through=True)
+
+
+class Continued:
+    """Slack, where an incident may go on in the message that the keeper has begun."""
+
+    def __init__(self, outbox: Outbox, news: HeadNews) -> None:
+        self._outbox = outbox
+        self._news = news
+
+    def put(self, incident: Incident) -> None:
+        """Queue it."""
+        begun = self._news.thread(incident)
+        if begun and incident.id not in self._outbox.snapshot():
+            self._outbox.restore(begun)
+        self._outbox.put(incident)
 
 
 class Everywhere:

@@ -38,7 +38,7 @@ def fold(belief: Belief, event: m.Event, now: float) -> Belief:
         case m.PeopleStopped(names):
             heard = (n for n in belief.nodes.values() if n.stopped != (n.name in names))
             return put_all(belief, [replace(n, stopped=not n.stopped) for n in heard])
-        case m.PersonSaid():
+        case m.PersonSaid() | m.HeadOutage():
             return belief
         case _:
             node = belief.nodes.get(event.node)

@@ -7,7 +7,17 @@ them out and feeds the result back as one more event. Nothing here acts.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from grid_agent.core.model import NO_FACTS, Cause, HostFacts, Incident, Miss, ProbeReport, Raylet, Rung
+from grid_agent.core.model import (
+    NO_FACTS,
+    Cause,
+    HostFacts,
+    Incident,
+    Miss,
+    Outage,
+    ProbeReport,
+    Raylet,
+    Rung,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +254,16 @@ class JournalChanged:
     trouble: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class HeadOutage:
+    """What the keeper has written down of a time without a whole head, complete as of now."""
+
+    outage: Outage
+
+
 Event = (
-    HeartbeatAnswered
+    HeadOutage
+    | HeartbeatAnswered
     | HeartbeatMissed
     | NodesListed
     | GcsWentSilent

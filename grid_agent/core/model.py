@@ -44,6 +44,7 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "out of memory"
     CANNOT_JOIN = "cannot join"
     OBSERVER_SICK = "observer sick"
+    HEAD_DOWN = "head down"
     GPU_DIFFERS = "GPU differs"
     GPU_UNWELL = "GPU unwell"  # it is there, and complains
 
@@ -329,6 +330,22 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """A time without a whole head, by the keeper; `began_at` names it. `steps` are only ever added to.
+
+    `store_lost` says why the GCS began with nothing; `channel_id` and `ts` are of the keeper's own message.
+    """
+
+    began_at: float
+    cause: str
+    steps: tuple[Step, ...] = ()
+    restored_at: float | None = None
+    store_lost: str | None = None
+    channel_id: str | None = None
+    ts: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Incident:
     """One thing that went wrong, from verdict to recovery; a mass failure has many `nodes`."""
 
@@ -408,6 +425,8 @@ class Belief:
     breaker: Breaker = Breaker()
     paused: Word | None = None
     busy: tuple[str, ...] = field(default=(), metadata=TRANSIENT)
+    head_outage: Outage | None = None  # the last one that the keeper told of
+    head_incident_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

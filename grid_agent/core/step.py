@@ -15,6 +15,7 @@ from grid_agent.core import (
     facts,
     gpu_incidents,
     guard,
+    head,
     incidents,
     inquiry,
     ladder,
@@ -44,7 +45,7 @@ def step(
     """
     before, belief = belief, evidence.own_table(belief)
     for event in events:
-        belief = _tell_story(belief, event, now)
+        belief = head.fold(_tell_story(belief, event, now), event)
         belief = people.hear(evidence.fold(belief, event, now), event, now)
     belief = people.expire(replace(belief, stepped_at=now), now)
     belief, awake = rest.awake(belief, before, now)
@@ -54,6 +55,7 @@ def step(
     for name in awake:
         belief = _judge(belief, belief.nodes[name], now, policy)
     belief = gpu_incidents.tell(_hold(belief, now, policy), awake, now)
+    belief = head.settle(belief, now)
     orders: list[m.Order] = []
     for name in awake:
         belief, more = _act(belief, belief.nodes[name], now, policy)

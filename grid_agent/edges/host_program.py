@@ -473,6 +473,58 @@ def end(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
         return ending.answer()
 
 
+def start_ticks(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot: with the pid it names the process for good."""
+    proc = _proc(pid, argv=False)
+    return proc.start if proc else None
+
+
+def ended(pid: int) -> bool:
+    """Whether nothing runs under this pid, or only a zombie."""
+    proc = _proc(pid, argv=False)
+    return proc is None or proc.ended
+
+
+def environ(pid: int) -> dict[str, str]:
+    """The environment that a process was started with."""
+    return _environ(pid)
+
+
+def ports_of(pid: int) -> list[int]:
+    """The TCP ports on which a process listens, lowest first."""
+    own = {target for _, target in _open_files(pid)}
+    return sorted(port for port, socket in _listeners(None).items() if socket in own)
+
+
+def head_parts(gcs_address: str) -> dict[str, Proc]:
+    """The parts of this cluster's head that run here: gcs, raylet, dashboard."""
+    parts = [p for p in _table().values() if not p.ended]
+    return {
+        name: proc
+        for proc in parts
+        for name, found in (
+            ("gcs", proc.program == "gcs_server" and _at_address(proc, gcs_address)),
+            (
+                "raylet",
+                proc.program == "raylet"
+                and "--head" in proc.argv
+                and _same_gcs(proc.option("gcs-address"), gcs_address),
+            ),
+            ("dashboard", proc.runs(SCRIPTS[2]) and proc.option("gcs-address") == gcs_address),
+        )
+        if found
+    }
+
+
+def end_process(pid: int, start: int, term_s: float, kill_s: float) -> bool:
+    """Ends exactly this process, softly and then hard; whether it is gone."""
+    proc = _proc(pid)
+    if proc is None or proc.start != start or proc.ended:
+        return True
+    ending = Ending(term_s, kill_s)
+    return not ending.hard(ending.soft([proc]))
+
+
 def _uptime() -> float:
     return float(_read("/proc/uptime").split()[0])
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import httpx
 
+from grid_agent.edges import host_program, keeper
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
@@ -118,6 +120,41 @@ class Cluster:
                 name = next(a for a in argv if a.startswith("--node-name=")).removeprefix("--node-name=")
                 found[name] = pid
         return found
+
+    @property
+    def folder(self) -> Path:
+        """Its state folder."""
+        return self.home / "state" / "grid-agent" / self.name
+
+    def keeper(self) -> int | None:
+        """The pid of its keeper."""
+        there = keeper.running(keeper.Files(self.folder))
+        return there[0] or None if there else None
+
+    def head_parts(self) -> dict[str, int]:
+        """The pids of GCS, head raylet and dashboard."""
+        plan = json.loads((self.folder / "keeper.json").read_text())
+        return {name: proc.pid for name, proc in host_program.head_parts(plan["gcs_address"]).items()}
+
+    def kill_head(self) -> None:
+        """kill -9 of everything of the head: its raylet with all below it, GCS, dashboard, log monitor."""
+        table = host_program._table()
+        plan = json.loads((self.folder / "keeper.json").read_text())
+        wanted = {"gcs_address": plan["gcs_address"]}
+        raylets = host_program._raylets(table, wanted)
+        workers = {proc.pid for proc in raylets if "--head" not in proc.argv}
+        spared = host_program._descendants(table, workers) | workers
+        heads = [proc.pid for proc in raylets if "--head" in proc.argv]
+        members = {proc.pid for proc in host_program._members(table, wanted)}
+        for pid in (members | host_program._descendants(table, heads)) - spared:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
+
+    def passes(self) -> bool:
+        """Whether the head is whole and /cluster/health says pass."""
+        with contextlib.suppress(httpx.HTTPError, ValueError):
+            return len(self.head_parts()) == 3 and self.health()["status"] == "pass"
+        return False
 
     def leftovers(self) -> dict[int, str]:
         """Every live process that names this cluster's port, temp dir or state folder."""

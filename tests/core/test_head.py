@@ -1,0 +1,77 @@
+"""A time without a head becomes one incident, whoever hears of it when."""
+
+from dataclasses import replace
+
+from grid_agent.core import head
+from grid_agent.core import messages as m
+from grid_agent.core.model import Belief, Cause, NodeBelief, Outage, Phase, Policy, State, Step
+from grid_agent.core.step import step
+
+POLICY = Policy()
+DOWN = Outage(1000.0, "the GCS is gone", (Step(1000.0, "the GCS is gone: starting the GCS again"),))
+BACK = replace(DOWN, steps=(*DOWN.steps, Step(1002.0, "it took 2 s")), restored_at=1002.0)
+
+
+def belief(state: State = State.JOINING, started_at: float = 1001.0) -> Belief:
+    node = NodeBelief("h", "10.0.0.1", "head", state, started_at)
+    return Belief(started_at=started_at, stepped_at=started_at, nodes={"h": node})
+
+
+def tell(before: Belief, *events: m.Event, now: float = 1003.0) -> tuple[Belief, list[m.Notify]]:
+    after, orders = step(before, events, now, POLICY)
+    return after, [order for order in orders if isinstance(order, m.Notify)]
+
+
+def test_it_fires_when_heard_and_resolves_when_the_head_has_run_a_task() -> None:
+    first, told = tell(belief(), m.HeadOutage(DOWN))
+    (incident,) = first.incidents.values()
+    assert (incident.phase, incident.cause, incident.nodes) == (Phase.FIRING, Cause.HEAD_DOWN, ("h",))
+    assert incident.failed_at == 1000.0
+    assert len(told) == 1
+
+    second, told = tell(first, m.HeadOutage(BACK))  # the keeper is content, no task has run yet
+    (incident,) = second.incidents.values()
+    assert incident.open
+    assert [s.text for s in incident.steps][-1] == "it took 2 s"
+
+    alive = replace(second, nodes={"h": replace(second.nodes["h"], state=State.ALIVE)})
+    third = head.settle(alive, 1004.0)
+    (incident,) = third.incidents.values()
+    assert (incident.phase, incident.resolved_at) == (Phase.RESOLVED, 1004.0)
+    assert head.settle(third, 1005.0) is third
+
+
+def test_the_same_word_again_changes_nothing() -> None:
+    first, _ = tell(belief(), m.HeadOutage(DOWN))
+    again, told = tell(first, m.HeadOutage(DOWN))
+    assert again.incidents == first.incidents
+    assert told == []
+
+
+def test_a_second_outage_is_a_second_incident() -> None:
+    first, _ = tell(belief(), m.HeadOutage(DOWN))
+    other = Outage(1100.0, "the head's raylet is gone")
+    second, _ = tell(first, m.HeadOutage(other), now=1101.0)
+    assert [i.failed_at for i in second.incidents.values()] == [1000.0, 1100.0]
+
+
+def test_an_outage_long_over_is_not_told_by_an_agent_that_came_later() -> None:
+    late, told = tell(belief(started_at=1500.0), m.HeadOutage(BACK), now=1500.0)
+    assert late.incidents == {}
+    assert told == []
+
+
+def test_the_record_of_the_keeper_is_read_as_it_is_written(tmp_path) -> None:
+    from bootstrap import outage
+
+    record = outage.Outage(tmp_path / "o.json", "x", 5.0)
+    record.step("one")
+    record.slack = {"channel_id": "C1", "ts": "1.2"}
+    record.restored()
+    import json
+
+    found = head.outage(json.loads((tmp_path / "o.json").read_text()))
+    assert (found.began_at, found.cause, found.channel_id, found.ts) == (5.0, "x", "C1", "1.2")
+    assert [s.text for s in found.steps] == ["one"]
+    assert found.restored_at is not None
+    assert outage.open_one(tmp_path / "o.json") is None
