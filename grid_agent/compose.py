@@ -384,9 +384,9 @@ class Continued:
 
     def put(self, incident: Incident) -> None:
         """Queue it."""
-        begun = self._news.thread(incident)
-        if begun and incident.id not in self._outbox.snapshot():
-            self._outbox.restore(begun)
+        begun = self._news.message(incident)
+        if begun is not None:
+            self._outbox.adopt(incident.id, *begun)
         self._outbox.put(incident)
 
 

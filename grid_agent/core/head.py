@@ -9,9 +9,11 @@ from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from grid_agent.core import evidence
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, Cause, Incident, Outage, Phase, State, Step
 
+NEW_ID = "the cluster has a new id, which no old raylet can talk to: each worker has to be started again"
 OLD_S = 120.0  # an outage that was over for so long before this agent heard of it has been told by another
 
 
@@ -61,19 +63,21 @@ def fold(belief: Belief, event: m.Event) -> Belief:
     found, known = event.outage, belief.head_outage
     belief = replace(belief, head_outage=found)
     if known is not None and known.began_at == found.began_at:
-        return _go_on(belief, found.steps[len(known.steps) :])
+        belief = _go_on(belief, found.steps[len(known.steps) :])
+        return _gather(belief) if found.store_lost and not known.store_lost else belief
     if found.restored_at is not None and belief.started_at - found.restored_at > OLD_S:
         return belief
     head = next((n for n in belief.nodes.values() if n.role == "head"), None)
     if head is None:
         return belief
     made = incident(found, head.name, head.host, belief.next_incident_id)
-    return replace(
+    belief = replace(
         belief,
         next_incident_id=made.id + 1,
         incidents={**belief.incidents, made.id: made},
         head_incident_id=made.id,
     )
+    return _gather(belief) if found.store_lost else belief
 
 
 def settle(belief: Belief, now: float) -> Belief:
@@ -83,6 +87,8 @@ def settle(belief: Belief, now: float) -> Belief:
         return belief
     if any(n.role == "head" and n.state is not State.ALIVE for n in belief.nodes.values()):
         return belief
+    if any(n.incident_id == told.id for n in belief.nodes.values()):
+        return belief  # workers of the lost cluster are on their way
     return _put(belief, replace(told, phase=Phase.RESOLVED, resolved_at=now))
 
 
@@ -91,6 +97,20 @@ def _go_on(belief: Belief, steps: tuple[Step, ...]) -> Belief:
     if told is None or not steps:
         return belief
     return _put(belief, replace(told, steps=(*told.steps, *steps)))
+
+
+def _gather(belief: Belief) -> Belief:
+    """The cluster has a new id, and every raylet of the old one is lost: one incident for all of it."""
+    told = _open(belief)
+    if told is None:
+        return belief
+    lost = [
+        n for n in belief.nodes.values() if n.role == "worker" and not n.stopped and n.incident_id is None
+    ]
+    steps = (*told.steps, Step(told.steps[-1].at if told.steps else told.opened_at, NEW_ID))
+    names = (*told.nodes, *(n.name for n in lost))
+    belief = evidence.put_all(belief, [replace(n, incident_id=told.id) for n in lost])
+    return _put(belief, replace(told, nodes=names, steps=steps))
 
 
 def _open(belief: Belief) -> Incident | None:

@@ -8,7 +8,6 @@ import asyncio
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from grid_agent.core import head
 from grid_agent.core import messages as m
@@ -52,11 +51,9 @@ class HeadNews:
         if done:
             log.warning("%s", done)
 
-    def thread(self, incident: Incident) -> dict[int, dict[str, Any]]:
-        """The Slack message that the keeper has begun for this incident, as `Outbox.restore` takes it."""
+    def message(self, incident: Incident) -> tuple[str, str] | None:
+        """Channel id and ts of the Slack message that the keeper has begun for this incident, if it has."""
         found = self._outage
-        if incident.cause is not Cause.HEAD_DOWN or found is None or not found.ts:
-            return {}
-        if incident.opened_at != found.began_at:
-            return {}
-        return {incident.id: {"channel_id": found.channel_id, "ts": found.ts, "steps_posted": 0}}
+        if incident.cause is not Cause.HEAD_DOWN or found is None or incident.opened_at != found.began_at:
+            return None
+        return (found.channel_id, found.ts) if found.channel_id and found.ts else None

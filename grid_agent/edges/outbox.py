@@ -114,6 +114,11 @@ class Outbox:
         """Continue what an earlier life has kept. Call before the first `put`, on the event loop."""
         self._threads |= {int(key): Thread.of_row(row, self._moved_s()) for key, row in rows.items()}
 
+    def adopt(self, incident_id: int, channel_id: str, ts: str) -> None:
+        """Go on in a message that somebody else has begun; nothing where this one has its own already."""
+        if incident_id not in self._threads and incident_id not in self._done:
+            self._threads[incident_id] = Thread(channel_id=channel_id, ts=ts, restored=True)
+
     async def _send_all(self) -> float | None:
         """Send what may be sent now. Seconds until more may be, None when nothing is left."""
         loop, waits = asyncio.get_running_loop(), list[float]()

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from grid_agent.core import head
+from grid_agent.core import head, incidents
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, Cause, NodeBelief, Outage, Phase, Policy, State, Step
 from grid_agent.core.step import step
@@ -59,6 +59,28 @@ def test_an_outage_long_over_is_not_told_by_an_agent_that_came_later() -> None:
     late, told = tell(belief(started_at=1500.0), m.HeadOutage(BACK), now=1500.0)
     assert late.incidents == {}
     assert told == []
+
+
+def test_a_lost_store_makes_one_incident_of_the_head_and_all_workers() -> None:
+    start = belief(State.ALIVE)
+    workers = {f"w{i}": NodeBelief(f"w{i}", f"10.0.0.{i}", "worker", State.JOINING, 1001.0) for i in (2, 3)}
+    cordoned = NodeBelief("w4", "10.0.0.4", "worker", State.CORDONED, 1001.0, stopped=True)
+    start = replace(start, nodes={**start.nodes, **workers, "w4": cordoned})
+    lost = replace(BACK, store_lost="it is damaged")
+    first = head.settle(head.fold(start, m.HeadOutage(lost)), 1003.0)
+    (incident,) = first.incidents.values()
+    assert incident.nodes == ("h", "w2", "w3")
+    assert incident.open  # although the head is well: its workers are not back
+    assert any("new id" in s.text for s in incident.steps)
+
+    for name in ("w2", "w3"):  # as each comes to its verdict, it joins; nothing new is opened
+        dead = replace(first.nodes[name], state=State.DEAD, cause=Cause.PROCESS_GONE)
+        first = incidents.open_for(replace(first, nodes={**first.nodes, name: dead}), dead, 1060.0, 10.0)
+    assert len(first.incidents) == 1
+    first = incidents.resolve(first, first.nodes["w2"], "w2 is ALIVE", 1070.0)
+    assert head.settle(first, 1070.0).incidents[incident.id].open
+    first = incidents.resolve(first, first.nodes["w3"], "w3 is ALIVE", 1080.0)
+    assert not head.settle(first, 1080.0).incidents[incident.id].open
 
 
 def test_the_record_of_the_keeper_is_read_as_it_is_written(tmp_path) -> None:
