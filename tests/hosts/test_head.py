@@ -87,7 +87,8 @@ def cluster(lab: Lab) -> Iterator[Headed]:
     slack = begin_slack(lab)
     try:
         started = made.start()
-        assert started.returncode == 0, started.stdout + started.stderr
+        # A worker that was late on a busy machine is the agent's to bring up.
+        until(made.whole, 180 if started.returncode else 10, 0.5)
         yield made
         made.stop()
     finally:
