@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,8 @@ def test_what_the_keeper_posts_the_agent_goes_on_with(files: StatePaths, tmp_pat
         (event,) = news.read()
         assert news.read() == []
         told = head.incident(event.outage, "h", "127.0.0.1", 7)
-        assert news.thread(told) == {7: {**record.slack, "steps_posted": 0}}
+        assert news.message(told) == (record.slack["channel_id"], record.slack["ts"])
+        assert news.message(head.incident(replace(event.outage, began_at=1.0), "h", "", 8)) is None
         slack.ok_false("channel_not_found")
         assert "error" in post()
 

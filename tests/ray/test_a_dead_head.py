@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -84,13 +85,16 @@ def driver(cluster: Cluster, code: str, *args: str) -> list[str]:
 
 
 def one_incident(running: Running, posts: int, word: str) -> None:
-    """Slack has one more message, which went from firing to resolved."""
-    until(lambda: [m for m in running.slack.messages[posts:] if "resolved" in m["text"]], 30)
+    """Slack has one more message: it fired, it is resolved, and it tells every step."""
+    until(lambda: [m for m in running.slack.messages[posts:] if "resolved" in m["text"]], 60)
     (message,) = running.slack.messages[posts:]
-    firing = next(r for r in running.slack.requests if r["body"].get("text") and word in str(r["body"]))
-    assert "firing" in firing["body"]["text"]
     assert "head down" in message["text"]
-    assert word in json.dumps(message)
+    until(lambda: len(running.slack.messages[-1]["replies"]) >= 3, 30)
+    steps = [reply["text"] for reply in running.slack.messages[-1]["replies"]]
+    assert word in steps[0]
+    assert "the agent is ready" in steps[-1]
+    log = (running.cluster.folder / "logs" / "agent.log").read_text()
+    assert re.search(r"incident \d+ firing: head: head down", log)
 
 
 def test_the_keeper_is_small_and_holds_no_output_of_start(one: Running) -> None:
