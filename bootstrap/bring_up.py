@@ -15,7 +15,7 @@ from bootstrap.plan import APP, Action, Here, kept, plan
 from bootstrap.progress import Output, Progress
 from bootstrap.survey import Survey, survey, token
 from bootstrap.wait import Result, settle
-from config import loader, paths, tuning
+from config import loader, paths, ray_tokens, tuning
 from config.settings import Settings
 from grid_agent.edges import gcs_process
 
@@ -202,6 +202,9 @@ def _write_state(settings: Settings, seen: Survey, output: Output) -> None:
     state.keep_token(here.state.api_token)
     if settings.auth == "token":
         state.keep_token(here.state.ray_token)
+    own = state.read_text(here.state.ray_token)
+    for stray in ray_tokens.strays(here.environ, Path.home(), settings.auth, own):
+        output.warn(stray)
     if settings.slack is not None:
         missing = state.copy_slack_token(here.state, settings.slack.token_env, here.environ)
         if missing:

@@ -7,7 +7,7 @@ again, so that a hanging host costs one timeout and delays nobody else.
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,45 +141,60 @@ class Reach:
         return self._call(node.name, request, LOCK_WAIT_S + END_S)
 
     def end_cluster(
-        self, timeout_s: float, *, session_dir: str | None = None, temp_dir: str | None = None
+        self,
+        timeout_s: float,
+        *,
+        session_dir: str | None = None,
+        temp_dir: str | None = None,
+        busy: Set[str] = frozenset(),
     ) -> dict[str, Answer]:
         """End everything of this cluster: on all other hosts at once, then on this machine.
 
         Args:
-            timeout_s: Longest wait for a host, in seconds.
+            timeout_s: Longest time for the ending itself on a host, in seconds; a start that is under way is
+                waited for before that.
             session_dir: The head's session folder, where it is known.
             temp_dir: Where the head kept its sessions, by default where it would keep them now.
+            busy: Nodes of this machine whose start has been waited for in vain.
 
         Returns:
             The answer of every host, under the name of its node.
         """
         head = self.settings.head
-        requests = {name: self._end_request(name, session_dir) for name in self._nodes if name != head.name}
-        answers = self._ask_all(requests, timeout_s) if self.settings.ssh is not None else {}
-        last = self._end_request(head.name, session_dir) | ({"temp_dir": temp_dir} if temp_dir else {})
-        return {**answers, head.name: self._call(head.name, last, timeout_s)}
+        names = [name for name in self._nodes if name != head.name]
+        requests = {name: self._end_request([name], session_dir) for name in names}
+        answers = self._ask_all(requests, LOCK_WAIT_S + timeout_s) if self.settings.ssh is not None else {}
+        here = [name for name in names if name not in busy and self._is_local(name)]
+        last = self._end_request([head.name, *here], session_dir)
+        last |= {"temp_dir": temp_dir} if temp_dir else {}
+        return {**answers, head.name: self._call(head.name, last, LOCK_WAIT_S + timeout_s)}
 
     def end_head(self, timeout_s: float, *, session_dir: str | None = None) -> Answer:
         """End what is left of the head on this machine; workers live on."""
         head = self.settings.head
-        return self._call(
-            head.name, {**self._end_request(head.name, session_dir), "op": "end_head"}, timeout_s
-        )
+        request = {
+            **self._end_request([head.name], session_dir),
+            "op": "end_head",
+            "lock_wait_s": HEAD_WAIT_S,
+        }
+        return self._call(head.name, request, HEAD_WAIT_S + timeout_s)
 
-    def _end_request(self, name: str, heads_session: str | None) -> Answer:
-        owner, node = self._owner[name], self._nodes[name]
-        local = raystart.is_local(owner, node)
-        # A start of the head that outlived whoever began it ends first.
-        waits = node.role == "head" and self._state.root.is_dir()
-        lock = {"lock": paths.node_files(owner, node, self._state).lock, "lock_wait_s": HEAD_WAIT_S}
+    def _end_request(self, names: list[str], heads_session: str | None) -> Answer:
+        """For the host of the first of these nodes, under the locks of all of them."""
+        owner, node = self._owner[names[0]], self._nodes[names[0]]
+        files = [paths.node_files(self._owner[name], self._nodes[name], self._state) for name in names]
         return {
-            **(lock if waits else {}),
             "op": "end_cluster",
             "gcs_address": self.gcs_address,
             "session_dir": paths.session_dir(owner, node, heads_session, self._uid),
             "temp_dir": paths.temp_dir(owner, node, self._uid),
-            "secrets": [] if local else [paths.node_files(owner, node, self._state).ray_token],
+            "secrets": [] if self._is_local(names[0]) else [files[0].ray_token],
+            "lock": [file.lock for file in files],
+            "lock_wait_s": LOCK_WAIT_S,
         }
+
+    def _is_local(self, name: str) -> bool:
+        return raystart.is_local(self._owner[name], self._nodes[name])
 
     def port_owner(self, port: int) -> Mapping[str, Any] | None:
         """Who listens on a port of this machine: pid, name, user; None where nobody is seen."""

@@ -97,15 +97,24 @@ def remove(seen: Survey, nodes: list[Node], output: Output) -> None:
 
 def _remove(seen: Survey, node: Node) -> str:
     raylet = seen.raylets.get(node.name)
-    if raylet is not None and _drain(seen, raylet):
-        until = time.monotonic() + DRAIN_S
-        while time.monotonic() < until and seen.reach.raylet(node.name) is not None:
-            time.sleep(POLL_S)
+    how = "" if raylet is None else _leave(seen, node, raylet)
     answer = seen.reach.end(raylet, node, (seen.record or {}).get("session_dir"))
     if answer.get("ok"):
-        return f"{node.name} is removed: {len(answer.get('ended', ()))} processes ended"
+        return f"{node.name} is removed: {how}{len(answer.get('ended', ()))} processes ended"
     why = answer.get("detail", answer.get("error"))
     return f"{node.name} is no longer part of the cluster, but what runs there could not be ended: {why}"
+
+
+def _leave(seen: Survey, node: Node, raylet: Raylet) -> str:
+    """Give the node the time to leave by itself, and say what became of it."""
+    if not _drain(seen, raylet):
+        return "Ray did not drain it, "
+    began = time.monotonic()
+    while time.monotonic() - began < DRAIN_S:
+        if seen.reach.raylet(node.name) is None:
+            return f"idle and gone after {time.monotonic() - began:.1f} s, "
+        time.sleep(POLL_S)
+    return f"still at work after {DRAIN_S:g} s, "
 
 
 def _drain(seen: Survey, raylet: Raylet) -> bool:

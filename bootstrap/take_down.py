@@ -145,7 +145,8 @@ def _end_all(seen: Survey, settings: Settings, *, with_locks: bool) -> tuple[int
         first = _end_workers(seen, workers) if with_locks else []
         # What else could not be ended is asked once more, with all the rest.
         done = [(name, answer) for name, answer in first if answer.get("ok") or answer.get("error") == "busy"]
-        answers = [*done, *_end_rest(seen, settings).items()]
+        busy = {name for name, answer in first if answer.get("error") == "busy"}
+        answers = [*done, *_end_rest(seen, settings, busy).items()]
     ended = sum(len(answer.get("ended", ())) for _, answer in answers)
     problems = [
         f"{name}: {answer.get('detail', answer.get('error'))}"
@@ -173,13 +174,13 @@ def _end_workers(seen: Survey, workers: list[Node]) -> list[tuple[str, Answer]]:
         return list(side_by_side.map(end, workers))
 
 
-def _end_rest(seen: Survey, settings: Settings) -> Mapping[str, Answer]:
+def _end_rest(seen: Survey, settings: Settings, busy: Set[str]) -> Mapping[str, Answer]:
     """End everything at the cluster's address, on all its hosts."""
     head = seen.head
     record = seen.record or {}
     session = head.session_dir if head else record.get("session_dir")
     temp_dir = record.get("temp_dir") or paths.temp_dir(settings, settings.head, seen.here.uid)
-    return seen.reach.end_cluster(CLUSTER_S, session_dir=session, temp_dir=temp_dir)
+    return seen.reach.end_cluster(CLUSTER_S, session_dir=session, temp_dir=temp_dir, busy=busy)
 
 
 def _forget(seen: Survey, settings: Settings) -> None:

@@ -50,6 +50,7 @@ KEEPER_EVERY_S = 5.0
 LATE_INTERVALS = 3
 MIN_LATE_S = 3.0
 READY_EVERY_S = 5.0
+CONNECTED_EVERY_S = 60.0
 LOCK_POLL_S = 0.2
 SELF_EVERY_S = 2.0
 PHASE_S = 0.12
@@ -135,7 +136,7 @@ class Agent:
         self._slack: SlackClient | None = None
         self.journal = Journal(self.paths.journal)
         self.outbox = self._make_outbox(clock)
-        ways = Transports(settings, self.paths)
+        ways = self._ways = Transports(settings, self.paths)
         looks = Looks(
             lambda by, node: ways(node) if by.role == "head" else Through(by, ways.seen_from(by.name, node)),
             gcs_address,
@@ -189,7 +190,11 @@ class Agent:
             self._lock = lock
             await self._remember()
             self._had_lock = True
-            ours = ((self._read_head_news, HEAD_NEWS_S), (self._head_news.keep_the_keeper, KEEPER_EVERY_S))
+            ours = (
+                (self._read_head_news, HEAD_NEWS_S),
+                (self._head_news.keep_the_keeper, KEEPER_EVERY_S),
+                (self._ways.keep_ready, CONNECTED_EVERY_S),
+            )
             schedule(self._scheduler, self.loop, self.settings.agent, ours)
             self._scheduler.add_listener(lambda _: self._self_check.skipped(), EVENT_JOB_MAX_INSTANCES)
             log.info("watching %s in mode %s", self.settings.cluster, self.settings.agent.mode)

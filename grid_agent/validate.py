@@ -6,10 +6,12 @@ that of a person's search: the file, the hosts, Ray, its settings, its authentic
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+from config import ray_tokens
 from config.checks import bracketed
 from config.settings import Settings
 from grid_agent.core import effective
@@ -72,6 +74,10 @@ async def validate(
         ray,
         app,
         auth,
+        *(
+            Check("token here", "warn", text)
+            for text in ray_tokens.strays(environ, Path.home(), settings.auth, ray_token)
+        ),
         *reports,
         *_nodes(body),
     ]

@@ -772,10 +772,11 @@ def _lock_wait_s(request: dict[str, Any]) -> float:
 
 @contextlib.contextmanager
 def _locked(request: dict[str, Any], held: Held, *, needed: bool) -> Iterator[Held]:
-    """Holds the lock files of a request, unless a caller does; without `needed` a full disk is no obstacle.
+    """Holds the lock files of a request, unless a caller does; without `needed` only those that are there.
 
-    The kernel lets go of them when the last process with these descriptors ends, however it ends: this one,
-    and a command that was given them.
+    Whoever ends something needs no lock that nobody has ever taken, and no room on the disk to make one. The
+    kernel lets go of them when the last process with these descriptors ends, however it ends: this one, and
+    a command that was given them.
     """
     if held:
         yield held
@@ -784,17 +785,10 @@ def _locked(request: dict[str, Any], held: Held, *, needed: bool) -> Iterator[He
     handles: list[int] = []
     try:
         for path in sorted(_lock_paths(request)):
-            try:
-                handles.append(_private_file(path, os.O_RDWR))
-            except OSError as error:
-                # A lock that somebody holds is there, and can be opened on a full disk too.
-                if error.errno not in NO_ROOM:
-                    raise
-                if needed:
-                    detail = f"Cannot make {path}: {error.strerror}. Check the disk."
-                    raise HostError("disk", detail) from None
-            else:
-                _lock(handles[-1], path, until)
+            handle = _open_lock(path, needed=needed)
+            if handle is not None:
+                handles.append(handle)
+                _lock(handle, path, until)
         yield tuple(handles)
     finally:
         for handle in handles:
@@ -802,6 +796,22 @@ def _locked(request: dict[str, Any], held: Held, *, needed: bool) -> Iterator[He
             with contextlib.suppress(OSError):
                 fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
+
+
+def _open_lock(path: str, *, needed: bool) -> int | None:
+    """A descriptor of the lock file, made if it is `needed`; None where there is none."""
+    try:
+        if needed:
+            return _private_file(path, os.O_RDWR)
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if not needed:
+            return None
+        raise
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise HostError("disk", f"Cannot make {path}: {error.strerror}. Check the disk.") from None
 
 
 def _lock(handle: int, path: str, until: float) -> None:

@@ -20,7 +20,7 @@ from grid_agent.edges import host_program
 
 STDOUT_LIMIT = 64 * 1024
 STDERR_LIMIT = 16 * 1024
-CONTROL_PERSIST_S = 60
+CONTROL_PERSIST_S = 600  # without a call; `keep_ready` opens it again
 SOCKET_PATH_LIMIT = 104  # of the control socket's path; the smallest of the systems that OpenSSH runs on
 SOCKET_NAME = 40 + 1 + 17  # %C, the slash, and what OpenSSH appends while it makes the socket
 
@@ -236,6 +236,14 @@ class SshHost:
             return answer
         return {**answer, "unreached": True, "detail": f"{self._target}: {answer['detail']}"}
 
+    async def keep_ready(self) -> None:
+        """Has the kept connection open, so that no call pays for the login; failures are left to calls."""
+        with contextlib.suppress(OSError):
+            if await self._control("check") not in (None, 0):
+                await self._converse(
+                    [*ssh_argv(self._target, self._own_control_dir())[:-1], "true"], self._login_s
+                )
+
     async def close(self) -> None:
         """Ends the kept connection and whatever still goes over it."""
         await self._drop_connection("exit")
@@ -245,13 +253,22 @@ class SshHost:
 
         With "stop" the calls of others that go over it may finish.
         """
+        await self._control(how)
+
+    async def _control(self, word: str) -> int | None:
+        """Tells the kept connection's own process something; its exit code, None where there can be none."""
         argv = ssh_argv(self._target, self._own_control_dir())
-        if "ControlMaster=auto" in argv:
-            conversation = await Conversation.begin(["ssh", "-O", how, *argv[1:-1]])
-            try:
-                await conversation.hold(b"", 1.0, 1.0)
-            finally:
-                await conversation.end()
+        if "ControlMaster=auto" not in argv:
+            return None
+        return await self._converse(["ssh", "-O", word, *argv[1:-1]], 1.0)
+
+    async def _converse(self, argv: list[str], login_s: float) -> int | None:
+        conversation = await Conversation.begin(argv)
+        try:
+            await conversation.hold(b"", login_s, 1.0)
+            return await conversation.exit_code()
+        finally:
+            await conversation.end()
 
     def _own_control_dir(self) -> str | None:
         """The folder for the socket, made if it is gone; None where it cannot be ours alone."""
@@ -308,13 +325,13 @@ class Conversation:
             self.answered = True
             return answer
         await asyncio.wait({self._complaints}, timeout=1.0)
-        error, detail = classify(await self._exit_code(), self._stderr.decode("utf-8", "replace"))
+        error, detail = classify(await self.exit_code(), self._stderr.decode("utf-8", "replace"))
         return {"ok": False, "error": error, "detail": detail}
 
     async def end(self) -> None:
         """Ends the client, unless it ends by itself now, with whatever it started, and reads to the end."""
         if self.answered:
-            await self._exit_code()
+            await self.exit_code()
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -323,7 +340,7 @@ class Conversation:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await asyncio.gather(self._drain(), self._complaints)
-        await self._exit_code()
+        await self.exit_code()
 
     async def _drain(self) -> None:
         """What is never read keeps a pipe open for ever."""
@@ -331,7 +348,8 @@ class Conversation:
         while await self._process.stdout.read(STDOUT_LIMIT):
             pass
 
-    async def _exit_code(self) -> int | None:
+    async def exit_code(self) -> int | None:
+        """The client's, if it ends within a second."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), 1.0)
         return self._process.returncode

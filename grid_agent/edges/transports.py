@@ -4,6 +4,7 @@ Chooses only; the ways themselves are in `hosts`. Called by `bootstrap`, which a
 `compose` for looks and repairs, which may be sent from another node.
 """
 
+import asyncio
 import importlib.metadata
 import os
 import sys
@@ -14,6 +15,8 @@ from config.paths import StatePaths
 from config.settings import Node, Settings
 from grid_agent.core import raystart
 from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget
+
+KEPT_AT_ONCE = 8  # connections that are opened side by side when nobody waits for them
 
 
 class Transport(Protocol):
@@ -62,6 +65,18 @@ class Transports:
         if by == self._settings.head.name:
             return self(node)
         return self._make(node, None)
+
+    async def keep_ready(self) -> None:
+        """Have a connection to every other host open."""
+        room = asyncio.Semaphore(KEPT_AT_ONCE)
+
+        async def keep(name: str) -> None:
+            way = self(name)
+            if isinstance(way, SshHost):
+                async with room:
+                    await way.keep_ready()
+
+        await asyncio.gather(*(keep(node.name) for node in self._settings.nodes))
 
     def _make(self, name: str, control_dir: str | None) -> Transport:
         node = next(node for node in self._settings.nodes if node.name == name)

@@ -125,6 +125,30 @@ def test_nodes_that_left_the_file_are_still_asked(tmp_path):
     assert set(road.end_cluster(5.0)) == {"h", "w0", "w1", "w2"}
 
 
+@pytest.mark.parametrize("ssh", [True, False])
+def test_ending_a_cluster_waits_for_the_starts_that_are_under_way(tmp_path, ssh):
+    sent: dict[str, tuple[dict[str, Any], float]] = {}
+
+    class Records(Way):
+        async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+            sent[self.name] = request, timeout_s
+            return {"ok": True}
+
+    one = "cluster: mine\nnodes: [{name: h, host: 127.0.0.1, role: head}, {name: w0, host: 127.0.0.1}]"
+    found = settings(1) if ssh else loader.loads(one, "test")
+    road = reach(found, lambda name: Records(Fleet(set()), name), tmp_path / "s")  # type: ignore[arg-type]
+    mine = {name: str(tmp_path / "s" / "locks" / f"{name}.lock") for name in ("h", "w0")}
+    road.end_cluster(5.0)
+    locks = {name: request["lock"] for name, (request, _) in sent.items()}
+    remote = {"h": [mine["h"]], "w0": ["~/.local/state/grid-agent/mine/locks/w0.lock"]}
+    assert locks == (remote if ssh else {"h": list(mine.values())})
+    assert all(request["lock_wait_s"] + 5.0 <= limit_s for request, limit_s in sent.values())
+    road.end_cluster(5.0, busy={"w0"})
+    assert sent["h"][0]["lock"] == [mine["h"]]
+    road.end_head(5.0)
+    assert (sent["h"][0]["op"], sent["h"][0]["lock"]) == ("end_head", [mine["h"]])
+
+
 def test_the_token_is_put_in_only_where_it_is_sent(tmp_path):
     sent: list[dict[str, Any]] = []
 

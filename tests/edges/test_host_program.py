@@ -617,6 +617,12 @@ def test_an_end_waits_for_the_start_and_then_ends_it(
     assert seen(node_name="gpu1")["raylets"] == []
 
 
+def test_an_end_makes_no_lock(tmp_path: Path) -> None:
+    nobody = str(tmp_path / "never" / "gpu1.lock")
+    assert ended(node_name="gpu1", all_of_name=True, lock=nobody)["ended"] == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_stops_no_end_but_a_start(
     begin: Callable[..., dict[str, Any]], spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

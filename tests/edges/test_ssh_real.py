@@ -89,13 +89,26 @@ async def test_an_answer_comes_back_and_the_connection_is_kept(server: Server) -
         assert first["ok"], first
         assert first["raylets"] == []
         assert len(list(Path(server.control).iterdir())) == 1
-        began = time.monotonic()
         assert (await host.call(LOOK, 10.0))["ok"]
-        assert time.monotonic() - began < 2.0
-        assert (server.folder / "log").read_text().count("Accepted publickey") <= 1
+        assert (server.folder / "log").read_text().count("Accepted publickey") == 1
     finally:
         await host.close()
     assert list(Path(server.control).iterdir()) == []
+
+
+async def test_a_connection_is_open_before_it_is_needed_and_opened_again(server: Server) -> None:
+    host = SshHost(server.target, server.control)
+    log = server.folder / "log"
+    try:
+        for logins in (1, 2):
+            await host.keep_ready()
+            await host.keep_ready()
+            assert len(list(Path(server.control).iterdir())) == 1
+            assert (await host.call(LOOK, 10.0))["ok"]
+            assert log.read_text().count("Accepted publickey") == logins
+            await host.close()
+    finally:
+        await host.close()
 
 
 async def test_an_answer_comes_back_without_a_kept_connection(server: Server) -> None:
@@ -170,3 +183,16 @@ async def test_a_host_without_python_is_named(server: Server) -> None:
     keys = server.folder / "authorized"
     keys.write_text(f'command="PATH=/nowhere; eval \\"$SSH_ORIGINAL_COMMAND\\"" {keys.read_text()}')
     assert await failure(server.target) == "command_missing"
+
+
+async def test_a_host_with_an_old_python_is_named(server: Server) -> None:
+    known = [
+        *Path.home().glob(".pyenv/versions/3.[678].*/bin/python3"),
+        *Path("/usr/bin").glob("python3.[678]"),
+    ]
+    if not known:
+        pytest.skip("no Python older than 3.9 here")
+    (server.folder / "python3").symlink_to(known[0])
+    keys = server.folder / "authorized"
+    keys.write_text(f'command="PATH={server.folder}; eval \\"$SSH_ORIGINAL_COMMAND\\"" {keys.read_text()}')
+    assert await failure(server.target) == "python_too_old"

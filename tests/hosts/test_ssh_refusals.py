@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,8 +47,12 @@ def whole_again(lab: Lab) -> Iterator[None]:
 
 def look(lab: Lab, nodes: dict[str, dict[str, Any]] | None = None, **more: Any) -> Any:
     """`start.py --dry-run`: it asks every host what runs there, and starts nothing."""
-    file = lab.write_cluster_file(nodes, **more)
-    start = [sys.executable, str(ROOT / "bootstrap" / "start.py"), "-c", str(file), "--dry-run"]
+    return start_dry(lab, lab.write_cluster_file(nodes, **more))
+
+
+def start_dry(lab: Lab, file: Path, *by: str) -> Any:
+    """The same with this file, run by a command if one is given."""
+    start = [*by, sys.executable, str(ROOT / "bootstrap" / "start.py"), "-c", str(file), "--dry-run"]
     said = lab.head.run(start)
     assert not lab.head.path("/root/.local/state").exists()
     return said
@@ -95,6 +100,62 @@ def test_stop_names_the_host_it_could_not_reach(lab: Lab) -> None:
     assert done.returncode == 3
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: gpu1: root@10.77.0.11:22: ")
+
+
+def test_each_way_of_not_being_there_has_its_own_words(lab: Lab) -> None:
+    """Packets dropped, no server, no route, no such name: all asked in one look."""
+    file = lab.write_cluster_file()
+    spec = json.loads(file.read_text())
+    more = {"away": "10.99.0.1", "typo": "no-such-host.invalid"}
+    spec["nodes"] += [{"name": name, "host": host} for name, host in more.items()]
+    file.write_text(json.dumps(spec))
+    gpu2 = lab.hosts["gpu2"]
+    gpu2.stop_sshd()
+    try:
+        with lab.drop("gpu-master", "gpu1", "tcp", 22):
+            done = start_dry(lab, file)
+    finally:
+        gpu2.start_sshd()
+    said = dict(line.removeprefix("warning: ").split(" ", 1) for line in done.stderr.splitlines())
+    assert "No connection in time. The machine is down, or a firewall" in said["gpu1"]
+    assert "nothing listens on this port. Check that sshd runs" in said["gpu2"]
+    assert "Nothing answers at this address" in said["away"]
+    assert "This name is unknown here" in said["typo"]
+
+
+def test_the_users_own_jump_host_and_agent_are_used(lab: Lab) -> None:
+    """gpu2 by way of gpu1, by ~/.ssh/config; the key is only in an agent."""
+    config = lab.head.path("/root/.ssh/config")
+    config.write_text(
+        f"Host {lab.hosts['gpu2'].address}\n  ProxyJump root@{lab.hosts['gpu1'].address}\n"
+        f"Host *\n  UserKnownHostsFile {lab.known_hosts}\n"
+    )
+    file = lab.write_cluster_file()
+    spec = json.loads(file.read_text())
+    del spec["ssh"]["key_file"]
+    file.write_text(json.dumps(spec))
+    try:
+        with lab.drop("gpu-master", "gpu2", "tcp", 22):
+            without = start_dry(lab, file)
+            done = start_dry(lab, file, "ssh-agent", "sh", "-c", f'ssh-add -q {lab.key} && exec "$@"', "sh")
+    finally:
+        config.unlink()
+    assert without.stderr.count("does not accept this user with this key") == 2
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_another_version_of_ray_is_refused_before_it_runs(lab: Lab) -> None:
+    other = lab.folder / "older"
+    (other / "lib/python3.11/site-packages/ray-2.59.0.dist-info").mkdir(parents=True, exist_ok=True)
+    (other / "bin").mkdir(exist_ok=True)
+    (other / "bin" / "ray").write_text("#!/bin/sh\ntouch /tmp/pwned\n")
+    (other / "bin" / "ray").chmod(0o755)
+    file = lab.write_cluster_file({"gpu1": {"ray_bin": str(other / "bin")}}, ray={"auth": "disabled"})
+    said = lab.head.run([sys.executable, "-c", START_ONE, str(file)], env={"PYTHONPATH": str(ROOT)})
+    answer = json.loads(said.stdout)
+    assert answer["error"] == "version"
+    assert "is Ray 2.59.0 on Python 3.11; the head has Ray 2.60" in answer["detail"]
+    assert not lab.hosts["gpu1"].path("/tmp/pwned").exists()
 
 
 def test_a_server_that_accepts_and_says_nothing(lab: Lab) -> None:
