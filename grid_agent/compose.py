@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from config.paths import StatePaths, temp_dir
+from config.paths import StatePaths, node_files, temp_dir
 from config.settings import Agent as AgentSettings
 from config.settings import Settings
 from grid_agent import metrics, repair_plan
@@ -137,10 +137,12 @@ class Agent:
         self.journal = Journal(self.paths.journal)
         self.outbox = self._make_outbox(clock)
         ways = self._ways = Transports(settings, self.paths)
+        known = {node.name: node for node in settings.nodes}
         looks = Looks(
             lambda by, node: ways(node) if by.role == "head" else Through(by, ways.seen_from(by.name, node)),
             gcs_address,
             lambda name: plan.session_dir(name),  # noqa: PLW0108 - the plan is made below
+            lambda name: node_files(settings, known[name], self.paths).lock,
         )
         plan = repair_plan.RepairPlan(
             settings, self.paths, gcs_address, environ, looks.seen, epoch=lambda: self.journal.epoch

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grid_agent import ports
+from grid_agent import failpoints, ports
 from grid_agent.core import messages as m
 from grid_agent.core import report
 from grid_agent.core.model import Belief, Cause, Policy, State
@@ -100,10 +100,14 @@ class Loop:
         if any(isinstance(event, m.NodesListed) for event in events):
             self._edges.heartbeats.follow(self.belief.nodes.values())
         self._edges.probes.let_go(n.name for n in self.belief.nodes.values() if n.state is State.CORDONED)
+        if orders:
+            failpoints.reach("decided")
         # An order starts when it is on the disk: whoever comes after us must know what we have begun.
         await self._edges.journal.save(before, self.belief, heard, orders, now)
         if self._edges.journal.trouble != self.belief.observer.journal_trouble:
             self.feed(m.JournalChanged(self._edges.journal.trouble))
+        if orders:
+            failpoints.reach("recorded")
         for order in orders:
             self._start(order)
         self._say()
@@ -145,7 +149,10 @@ class Loop:
                 self._spawn(self._answer(self._edges.remote.repair(order, run_on)))
 
     async def _answer(self, work: Coroutine[Any, Any, m.Event]) -> None:
-        self.feed(await work)
+        failpoints.reach("acting")
+        said = await work
+        failpoints.reach("acted")
+        self.feed(said)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

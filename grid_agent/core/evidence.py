@@ -79,8 +79,10 @@ def put_all(belief: Belief, nodes: Iterable[NodeBelief]) -> Belief:
 
 def _node(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
     match event:
-        case m.HostLooked(_, by, raylets, detail, about, facts):
-            seen = HostView(now, by, reached=True, raylets=raylets, detail=detail, facts=facts)
+        case m.HostLooked(_, by, raylets, detail, about, facts, starting):
+            seen = HostView(
+                now, by, reached=True, raylets=raylets, detail=detail, facts=facts, starting=starting
+            )
             return _looked(node, seen, about)
         case m.HostUnreachable(_, by, detail, about):
             return _looked(node, HostView(now, by, reached=False, detail=detail), about)

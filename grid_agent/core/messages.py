@@ -72,7 +72,8 @@ class GcsWentSilent:
 class HostLooked:
     """A look at the host's own process list: every live raylet of this name and cluster.
 
-    `asked_about`: the incarnation that made us look; the answer says nothing about a newer one.
+    `asked_about`: the incarnation that made us look; the answer says nothing about a newer one. `starting`:
+    a start or stop of this node is under way there; None: not known.
     """
 
     node: str
@@ -81,6 +82,7 @@ class HostLooked:
     detail: str = ""
     asked_about: str | None = None
     facts: HostFacts = NO_FACTS
+    starting: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

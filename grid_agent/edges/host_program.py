@@ -700,8 +700,10 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     greets}, and of a raylet that is gone `death`, `agent` and `oom`: the last words of its log, of its
     agent's and of the kernel's. A zombie is listed apart: it does not live, and it has no arguments left to
     tell whose it was. `unreadable` counts Ray processes that another user hides, `unsure` the raylets that do
-    not show whose they are: one of them may be the one sought.
+    not show whose they are: one of them may be the one sought. With `lock` (of the node's start), `starting`
+    tells whether a start or stop of it is under way.
     """
+    starting = {"starting": _is_held(_home(request["lock"]))} if request.get("lock") else {}
     table = _table()
     raylets = _chosen(table, request, request.get("node_name"), request.get("node_id"))
     lives = any(proc.option("node_id") == request.get("node_id") for proc in raylets)
@@ -714,6 +716,7 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
         "ok": True,
         "raylets": [{**_row(proc), **_below(table, proc)} for proc in raylets],
         "remains": [{"pid": p.pid, "start_ticks": p.start, "name": p.name, "why": why} for p, why in remains],
+        **starting,
         "zombies": [{"pid": p.pid, "start_ticks": p.start, "name": p.comm} for p in zombies],
         "host": _host(),
         **_port(request),
@@ -812,6 +815,21 @@ def _open_lock(path: str, *, needed: bool) -> int | None:
         if error.errno not in NO_ROOM:
             raise
         raise HostError("disk", f"Cannot make {path}: {error.strerror}. Check the disk.") from None
+
+
+def _is_held(path: str) -> bool:
+    """Whether somebody holds this lock; asking holds it for no time at all."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False  # nobody has ever made it
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _lock(handle: int, path: str, until: float) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from grid_agent import failpoints
+
 Write = tuple[str, tuple[Any, ...]]
 
 # ruff: noqa: S608 - every name in these statements is from this file
@@ -133,6 +135,7 @@ class JournalFile:
         try:
             for sql, values in writes:
                 self._db.execute(sql, values)
+            failpoints.reach("commit")
             self._db.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):

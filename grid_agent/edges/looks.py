@@ -20,7 +20,8 @@ class Looks:
     """Looks at a host from a node: `ways(by, node)` is the way from the one to the other.
 
     `seen` keeps the rows of each node's last look that showed any: pid and session folder of a raylet that
-    may be gone when its remains are to be ended. `session_dir(node)` is where a node's logs are, if known.
+    may be gone when its remains are to be ended. `session_dir(node)` is where a node's logs are, if known;
+    `lock_of(node)` the path, on its host, of the lock that its start holds.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class Looks:
         ways: Callable[[NodeBelief, str], Transport],
         gcs_address: str,
         session_dir: Callable[[str], str | None] = lambda _: None,
+        lock_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.seen: dict[str, list[Mapping[str, Any]]] = {}
         self._ways = ways
         self._gcs_address = gcs_address
         self._session_dir = session_dir
+        self._lock_of = lock_of
 
     async def look(
         self, order: m.LookAtHost, by: NodeBelief
@@ -48,6 +51,7 @@ class Looks:
             "raylet_pid": order.pid,
             "quiet_s": order.quiet_s,
             "session_dir": self._known_session(order) or self._session_dir(order.node),
+            "lock": self._lock_of(order.node),
         }
         asked_at = time.time()
         answer = await self._ways(by, order.node).call(request, LOOK_S)
@@ -63,7 +67,8 @@ class Looks:
             self.seen[order.node] = answer["raylets"]
         raylets = tuple(_raylet(r) for r in answer["raylets"])
         facts = _facts(answer, asked_at)
-        return m.HostLooked(order.node, by.name, raylets, asked_about=order.node_id, facts=facts)
+        about, starting = order.node_id, answer.get("starting")
+        return m.HostLooked(order.node, by.name, raylets, asked_about=about, facts=facts, starting=starting)
 
     def _known_session(self, order: m.LookAtHost) -> str | None:
         rows = self.seen.get(order.node, ())

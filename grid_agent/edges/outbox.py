@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid5
 
+from grid_agent import failpoints
 from grid_agent.core.model import Incident, Phase
 from grid_agent.core.slack_text import root, step, summary
 from grid_agent.edges.outbox_thread import Part, Thread
@@ -25,7 +26,6 @@ BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STUCK_AFTER = 5
 REMEMBERED = 100  # delivered and resolved incidents whose thread is still known
 CHANNEL_ID = re.compile("[CGD][A-Z0-9]{5,}")
-SKEW_S = 600.0  # between Slack's clock and ours, at most
 
 
 async def _nobody(_: int, __: Mapping[str, Any]) -> None:
@@ -139,11 +139,12 @@ class Outbox:
         return thread.next_part(digest, at, self._min_edit_s)
 
     async def _all_shown(self, incident_id: int, thread: Thread) -> None:
-        assert thread.incident is not None
-        if thread.revision < thread.incident.revision:
-            thread.revision = thread.incident.revision
+        incident = thread.incident
+        assert incident is not None
+        if thread.revision < incident.revision:
+            thread.revision = incident.revision
             await self._note(incident_id, thread)
-        if not thread.incident.open:
+        if not incident.open and thread.incident is incident:  # else a newer value was put meanwhile
             self._done[incident_id] = self._threads.pop(incident_id)
             if len(self._done) > REMEMBERED:
                 del self._done[next(iter(self._done))]
@@ -153,8 +154,10 @@ class Outbox:
         assert incident is not None
         outcome = await self._say(thread, incident, part)
         if isinstance(outcome, Delivered):
+            failpoints.reach("posted")
             self._delivered(thread, incident, part, outcome)
             await self._note(incident.id, thread)
+            failpoints.reach("noted")
         elif isinstance(outcome, Retry):
             self._failures += 1
             if self._failures >= STUCK_AFTER:
@@ -177,8 +180,10 @@ class Outbox:
             if found is not None:
                 return found
         else:
-            thread.trying = {"key": key, "digest": self._digest(incident), "at": self._now()}
+            failpoints.reach("keeping")
+            thread.trying = {"key": key, "digest": self._digest(incident)}
             await self._note(incident.id, thread)
+            failpoints.reach("kept")
         if part == "step":
             said = await self._client.post(thread.channel_id, step(incident, index), thread.ts, key)
         else:
@@ -192,7 +197,7 @@ class Outbox:
         """What was tried before, if Slack has it; None: not there, or not ours to look for."""
         assert thread.trying is not None
         channel, parent = (thread.channel_id, thread.ts) if part == "step" else (self._channel_id(), None)
-        found = await self._client.find(channel, thread.trying["key"], thread.trying["at"] - SKEW_S, parent)
+        found = await self._client.find(channel, thread.trying["key"], parent)
         if isinstance(found, Refused):
             log.warning("cannot look into the channel (%s): a message may appear twice", found.reason)
             return None

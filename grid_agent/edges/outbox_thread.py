@@ -31,7 +31,7 @@ class Thread:
     revision: int = 0  # of the incident, when everything of it had been shown
     roots: int = 0
     key: str = field(default_factory=lambda: str(uuid4()))
-    trying: dict[str, Any] | None = None  # a post that Slack may have taken: key, digest, at
+    trying: dict[str, Any] | None = None  # a post that Slack may have taken: key, digest
     phase: str = ""  # as last shown
     posted_at: float | None = None  # on the event loop's clock, as the edits
     edits: list[float] = field(default_factory=list)

@@ -79,21 +79,21 @@ class SlackClient:
         return await self._say("chat.postMessage", body, message)
 
     async def find(
-        self, channel_id: str, key: str, since: float, thread_ts: str | None = None
+        self, channel_id: str, key: str, thread_ts: str | None = None
     ) -> Delivered | Retry | Refused | None:
         """The message that was posted with this key, in the channel or in a thread of it.
 
         Args:
             channel_id: An id; a name is refused.
             key: As given to `post`.
-            since: Nothing older is looked at, seconds since the epoch.
             thread_ts: `ts` of the thread's first message, for a reply.
 
         Returns:
-            None when Slack does not have it. Refused above all without the scope channels:history.
+            None when Slack does not have it among the newest messages. Refused above all without the scope
+            channels:history.
         """
         method = "conversations.history" if thread_ts is None else "conversations.replies"
-        body: dict[str, Any] = {"channel": channel_id, "oldest": f"{since:.6f}", "limit": 200}
+        body: dict[str, Any] = {"channel": channel_id, "limit": 200}
         body |= {} if thread_ts is None else {"ts": thread_ts}
         for _ in range(PAGES):
             answer = await self._ask(method, body)

@@ -376,6 +376,21 @@ async def test_an_incident_rolled_up_before_anybody_was_told_is_never_posted(sla
     assert len(slack.messages) == 1
 
 
+async def test_a_value_put_while_the_last_one_is_being_noted_is_sent(slack, boxes):
+    async with boxes() as (outbox, told):
+
+        async def keep(number, row):
+            await told.keep(number, row)
+            if row["revision"] == 1:
+                outbox.put(replace(RESOLVED, revision=2))
+
+        outbox._keep = keep
+        outbox.put(replace(REPAIRING, revision=1))
+        assert await outbox.drain(5)
+    (message,) = slack.messages
+    assert "resolved" in message["text"]
+
+
 async def test_a_rate_limit_of_minutes_is_obeyed(slack, boxes):
     slack.rate_limit(1, retry_after_s=40)
     async with boxes() as (outbox, _):
