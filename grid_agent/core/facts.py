@@ -16,6 +16,7 @@ NONE = 0.0
 STALE_S = 30.0  # a look so much older than the last miss tells of another time
 PEER_STALE_S = 10.0  # so does a check by a peer, which is cheap and made anew every few seconds
 ENOUGH = 2  # silences, or missed tasks, that weigh as one witness
+CLOCK_S = 30.0  # a difference of clocks worth telling
 CROWDED = {"cpu": 60.0, "memory": 20.0, "io": 50.0}  # percent of the time that something waited
 LOADED = 4.0  # runnable processes for each CPU
 
@@ -109,6 +110,10 @@ def _words(view: HostView) -> Iterator[Fact]:
     for who, lines in (("kernel", seen.oom), ("raylet log", seen.death), ("agent log", seen.agent)):
         if lines:
             yield Fact(who, view.at, NONE, f"{who}: {' | '.join(lines[-2:])}")
+    ahead_s = seen.clock_ahead_s
+    if ahead_s is not None and abs(ahead_s) >= CLOCK_S:
+        way = "ahead of" if ahead_s > 0 else "behind"
+        yield Fact("clock", view.at, NONE, f"its clock is {abs(ahead_s):.0f} s {way} that of the agent")
     strain = straining(seen)
     if strain:
         yield Fact("load", view.at, NONE, f"the host is under strain: {strain}")
@@ -166,6 +171,17 @@ def _outdated(node: NodeBelief, at: float, after_s: float) -> bool:
     """The heartbeat goes on failing while this is not renewed."""
     missed_at = node.heartbeat.missed_at
     return missed_at is not None and missed_at - at > after_s
+
+
+def doubled(node: NodeBelief) -> str | None:
+    """Which raylets share the node's host though one should be there; None: it is alone."""
+    if len(node.doubles) > 1:
+        pids = " and ".join(f"pid {r.pid}" for r in node.doubles)
+        return f"{len(node.doubles)} raylets of this name run on its host, {pids}: end all but one"
+    if node.strangers:
+        names = ", ".join(node.strangers)
+        return f"its host also runs a raylet that is not in the file: {names}"
+    return None
 
 
 def straining(seen: HostFacts) -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from grid_agent.core import awareness, facts, gpu_report, guard, incidents, ladder
-from grid_agent.core.model import Belief, Incident, NodeBelief, Policy, Refusal, State, Word
+from grid_agent.core.model import NOT_OURS, Belief, Incident, NodeBelief, Policy, Refusal, State, Word
 
 Status = Literal["pass", "warn", "fail"]
 STALE_S = 10.0  # an answer older than this says nothing about the cluster any more
@@ -52,7 +52,7 @@ def status(belief: Belief, now: float, policy: Policy) -> Status:
     worried = (
         any(n.state is not State.ALIVE for n in belief.nodes.values()),
         incidents.opened(belief) > 0,
-        any(gpu_report.differ(n) for n in belief.nodes.values()),
+        any(gpu_report.differ(n) or facts.doubled(n) for n in belief.nodes.values()),
         observer(belief, now, policy)["status"] != "pass",
         belief.observer.slack_stuck is not None,
         belief.paused is not None,
@@ -140,17 +140,23 @@ def action(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> str 
         case State.GAVE_UP:
             last_word = node.attempts[-1].detail if node.attempts and not node.attempts[-1].ok else ""
             return "needs a person: " + (last_word or str(node.refusal or "see why"))
-        case State.SUSPECT if node.look_trouble is not None:
-            return "{} cannot look at its host: {}".format(*node.look_trouble)
         case State.SUSPECT:
-            return "looking at its host; nothing is restarted on suspicion"
+            return _suspected(node)
         case State.CORDONED if node.cordon is not None:
             return f"left alone: cordoned by {guard.said(node.cordon)}"
         case State.CORDONED:
             return "stopped by a person; start.py brings it back"
         case State.JOINING:
             return "waiting for it to join and to run a task"
-    return gpu_report.action(node)
+    return facts.doubled(node) or gpu_report.action(node)
+
+
+def _suspected(node: NodeBelief) -> str:
+    if node.cause in NOT_OURS:
+        return "needs a person: it runs, and the way from the head to it is broken"
+    if node.look_trouble is not None:
+        return "{} cannot look at its host: {}".format(*node.look_trouble)
+    return "looking at its host; nothing is restarted on suspicion"
 
 
 def sentence(belief: Belief) -> str:

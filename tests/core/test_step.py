@@ -3,6 +3,7 @@
 import pytest
 
 from grid_agent.core import messages as m
+from grid_agent.core import report
 from grid_agent.core.model import Cause, HostFacts, Miss, Phase, Raylet, Refusal, Rung, State
 from tests.core.situations import (
     Story,
@@ -161,10 +162,34 @@ def test_two_live_raylets_of_one_name_are_looked_for_and_named() -> None:
     assert looks(story.orders) == [("gpu1", "gpu1-b", "head")]
     story.see(m.HostLooked("gpu1", "head", (Raylet(1, "gpu1-a"), Raylet(2, "gpu1-b"))), after=1)
     assert [r.pid for r in story.node("gpu1").doubles] == [1, 2]
+    health = report.health(story.belief, story.now, story.policy)
+    assert health["status"] == "warn"
+    assert "2 raylets of this name run on its host, pid 1 and pid 2" in health["nodes"][1]["action"]
     assert story.state("gpu1") is State.ALIVE
     assert not story.given(m.RestartWorker)
     story.see(story.listing(row("gpu1", "b")), after=1)
     assert story.node("gpu1").doubles == ()
+
+
+def test_a_raylet_under_a_name_of_its_own_on_the_host_of_another_is_named() -> None:
+    story = Story()
+    stranger = m.NodeRow("10.0.0.11", "x", "gpu1", 1, True, 5000)  # the address of gpu1
+    story.see(m.NodesListed((*story.rows.values(), stranger)))
+    health = report.health(story.belief, story.now, story.policy)
+    assert health["status"] == "warn"
+    assert "also runs a raylet that is not in the file: 10.0.0.11" in health["nodes"][1]["action"]
+    story.see(story.listing(), after=1)
+    assert report.health(story.belief, story.now, story.policy)["status"] == "pass"
+
+
+def test_where_ray_does_not_take_our_word_the_node_is_healed_all_the_same() -> None:
+    story = Story()
+    assert kinds(story.die("gpu1")) == ["TellRay", "RestartWorker"]
+    story.see(m.RayTold("gpu1", "gpu1-a", accepted=False, detail="Ray 2.61.0 was not proved"))
+    story.see(repaired("gpu1"), story.listing(row("gpu1", "b")), after=3)
+    story.see(answered("gpu1", "b"), task_ran("gpu1", "b"), after=1)
+    assert story.state("gpu1") is State.ALIVE
+    assert any("Ray could not be told" in step.text for step in story.incidents[0].steps)
 
 
 # --- joining -----------------------------------------------------------------------------------
