@@ -92,9 +92,12 @@ class LabCluster:
             time.sleep(0.3)
         return seen
 
-    def healed(self, name: str, old: int, within_s: float = 60) -> dict[str, Any]:
+    def healed(self, name: str, old: int, within_s: float = 90) -> dict[str, Any]:
         """Wait for a new raylet that is ALIVE; returns the last incident."""
-        until(lambda: self.raylet(name) not in (0, old) and self.state(name)[0] == "ALIVE", within_s, 0.3)
+        try:
+            until(lambda: self.raylet(name) not in (0, old) and self.state(name)[0] == "ALIVE", within_s, 0.3)
+        except AssertionError as error:
+            raise AssertionError(f"{name} was {old}, is {self.raylet(name)}: {self.why(name)}") from error
         return next(i for i in self.incidents() if name in i["nodes"])
 
     # --- what the hosts show, and harm ---
