@@ -112,14 +112,7 @@ class Cluster:
 
     def raylets(self) -> dict[str, int]:
         """Node name -> pid of the live raylets of this cluster."""
-        found = {}
-        for pid, argv in processes().items():
-            if Path(argv[0]).name == "raylet" and any(
-                a.startswith("--gcs-address=") and a.endswith(f":{self.port}") for a in argv
-            ):
-                name = next(a for a in argv if a.startswith("--node-name=")).removeprefix("--node-name=")
-                found[name] = pid
-        return found
+        return raylets_of(self.port)
 
     @property
     def folder(self) -> Path:
@@ -169,6 +162,18 @@ class Cluster:
         """Stop whatever runs, and remove every file."""
         self.stop()
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+def raylets_of(port: int) -> dict[str, int]:
+    """Node name -> pid of the live raylets whose GCS has this port."""
+    found = {}
+    for pid, argv in processes().items():
+        if Path(argv[0]).name == "raylet" and any(
+            a.startswith("--gcs-address=") and a.endswith(f":{port}") for a in argv
+        ):
+            name = next(a for a in argv if a.startswith("--node-name=")).removeprefix("--node-name=")
+            found[name] = pid
+    return found
 
 
 def processes() -> dict[int, list[str]]:
