@@ -16,6 +16,7 @@ from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, Miss, NodeBelief, Policy, Raylet, State
 from grid_agent.core.step import begin, step
 
+TURN = 100  # checks in one round, as the heartbeats make in a large cluster
 RAY_NOTICES_S = 155.0  # Ray's own tolerant check, the backstop
 EXIT_S = 2.0  # a raylet that learns that it was marked dead exits
 FOUND = (State.DEAD, State.REPAIRING, State.GAVE_UP)
@@ -84,7 +85,12 @@ class Host:
 
     raylets: list[Process] = field(default_factory=list)
     cut_until: float = 0.0
+    away_until: float = 0.0  # for the head only: peers reach it
     slow_until: float = 0.0
+    lossy_until: float = 0.0
+    loss: float = 0.0  # share of the checks that get no answer meanwhile
+    checked_at: float = 0.0
+    missed: bool = False
 
     def process(self, node_id: str | None) -> Process | None:
         """The living raylet of this id."""
@@ -93,20 +99,36 @@ class Host:
 
 @dataclass(frozen=True)
 class Chances:
-    """How unkind the world is, as probabilities: of one heartbeat, of one start, of one repair's answer."""
+    """How unkind the world is, as probabilities: of one heartbeat, one look, one start, one answer."""
 
     heartbeat_lost: float = 0.0
+    look_late: float = 0.0  # by up to 40 s
+    look_twice: float = 0.0
+    look_lost: float = 0.0  # whoever looked died midway
+    look_lies: float = 0.0  # "no such process", whatever is there
     start_fails: float = 0.0
     start_crashes: float = 0.0
-    answer_lost: float = 0.0
+    start_lies: float = 0.0  # "started", and nothing was
+    answer_lost: float = 0.0  # fenced and started, and whoever did it died
+    answer_twice: float = 0.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """One verdict: what had been done to the node, what the core called it, and after how long."""
+
+    node: str
+    harm: str
+    cause: str
+    took_s: float
 
 
 class SimulatedCluster:
     """A head and some workers, all up, with the core in charge. `run` lets time pass; the rest does harm.
 
-    `log` holds every event and order with its time, `detections` each (node, seconds from harm to verdict),
-    `false_repairs` the restarts of raylets that nothing ever happened to, `doubles` the nodes of which two
-    raylets lived at once.
+    `log` holds every event and order with its time, `found` each verdict on a node that was harmed,
+    `false_verdicts` each (node, cause) that nothing had happened to, `false_repairs` the restarts of such,
+    `doubles` the nodes of which two raylets lived at once.
     """
 
     def __init__(self, seed: int, workers: int, policy: Policy | None = None, chances: Chances | None = None):
@@ -115,10 +137,13 @@ class SimulatedCluster:
         self.policy, self.chances = policy or Policy(), chances or Chances()
         self.stopped: frozenset[str] = frozenset()
         self.log: list[tuple[float, m.Event | m.Order]] = []
-        self.detections: list[tuple[str, float]] = []
+        self.found: list[Found] = []
+        self.false_verdicts: list[tuple[str, str]] = []
         self.false_repairs: list[str] = []
         self.doubles: list[str] = []
-        self._harmed_at: dict[str, float] = {}
+        self._harmed: dict[str, tuple[str, float]] = {}
+        self._observer_slow_until = 0.0
+        self._proofs: list[tuple[str, str]] = []
         self._processes: list[tuple[str, Process]] = []
         self.workers = tuple(f"gpu{i}" for i in range(1, workers + 1))
         self.hosts = {name: Host() for name in ("head", *self.workers)}
@@ -139,13 +164,13 @@ class SimulatedCluster:
 
     def kill(self, name: str) -> None:
         """End the raylet as `kill -9` does: its channel ends, and the next connection is refused."""
-        self._harm(name)
+        self._harm(name, "killed")
         for process in list(self.hosts[name].raylets):
             self._end(name, process)
 
     def hang(self, name: str, seconds: float | None = None) -> None:
         """Stop the raylet as SIGSTOP does, for ever or for some time."""
-        self._harm(name)
+        self._harm(name, "hung")
         for process in self.hosts[name].raylets:
             process.hung, process.silent_since = True, self.clock.now
             if seconds is not None:
@@ -159,6 +184,21 @@ class SimulatedCluster:
         """Take these hosts off the network for some time; their processes live on."""
         for name in names:
             self.hosts[name].cut_until = self.clock.now + seconds
+            self._harmed.setdefault(name, ("cut off", self.clock.now))
+
+    def part(self, names: Iterable[str], seconds: float) -> None:
+        """Break the way from the head to these hosts; peers still reach them."""
+        for name in names:
+            self.hosts[name].away_until = self.clock.now + seconds
+
+    def lossy(self, name: str, seconds: float, loss: float) -> None:
+        """Lose this share of the checks of a node for a while."""
+        host = self.hosts[name]
+        host.lossy_until, host.loss = self.clock.now + seconds, loss
+
+    def slow_observer(self, seconds: float) -> None:
+        """Starve the agent itself: its rounds come late, and answers look lost to it."""
+        self._observer_slow_until = self.clock.now + seconds
 
     def gcs_outage(self, seconds: float) -> None:
         """Let the GCS be silent for some time."""
@@ -191,10 +231,10 @@ class SimulatedCluster:
             self.doubles.append(name)
         return process
 
-    def _harm(self, name: str) -> None:
+    def _harm(self, name: str, how: str) -> None:
         for process in self.hosts[name].raylets:
             process.harmed = True
-            self._harmed_at.setdefault(name, self.clock.now)
+            self._harmed.setdefault(name, (how, self.clock.now))
 
     def _resume(self, process: Process) -> None:
         process.hung, process.silent_since = False, None
@@ -209,22 +249,45 @@ class SimulatedCluster:
             self._deliver_later(0.002, m.HeartbeatMissed(name, process.node_id, Miss.REFUSED))
 
     def _beat(self) -> None:
-        """Once per interval: every known incarnation is checked, and the GCS is asked for its table."""
-        nodes = self.belief.nodes.values()
-        checks = (self._check(n.name, n.incarnation.node_id) for n in nodes if n.incarnation)
-        self._deliver(*checks, self._listing())
-        self.clock.call_later(self.policy.heartbeat_every_s, self._beat)
+        """Once per interval: those whose turn it is are checked, and the GCS is asked for its table."""
+        starved = self.clock.now < self._observer_slow_until
+        late_s = self.rng.uniform(1.0, 6.0) if starved else 0.0
+        checks = [self._check(name, node_id) for name, node_id in self._turn()]
+        if starved:
+            checks = [self._unheard(event) if self.rng.random() < 0.5 else event for event in checks]
+        self._deliver(m.LoopLagged(1000.0 * late_s), *checks, self._listing())
+        self.clock.call_later(self.policy.heartbeat_every_s + late_s, self._beat)
+
+    def _turn(self) -> list[tuple[str, str]]:
+        """Whom to check in this round: who missed the last check, then who waited longest."""
+        known = [(n.name, n.incarnation.node_id) for n in self.belief.nodes.values() if n.incarnation]
+        if len(known) > TURN:
+            known.sort(key=lambda k: (not self.hosts[k[0]].missed, self.hosts[k[0]].checked_at))
+        return known[:TURN]
 
     def _check(self, name: str, node_id: str) -> m.Event:
+        host = self.hosts[name]
+        event = self._answer(name, node_id)
+        host.checked_at, host.missed = self.clock.now, isinstance(event, m.HeartbeatMissed)
+        return event
+
+    def _answer(self, name: str, node_id: str) -> m.Event:
         host, now = self.hosts[name], self.clock.now
         process = host.process(node_id)
-        if now < host.cut_until:
+        if now < max(host.cut_until, host.away_until):
             return m.HeartbeatMissed(name, node_id, Miss.UNREACHABLE)
         if process is None:
             return m.HeartbeatMissed(name, node_id, Miss.REFUSED)
-        if process.hung or now < host.slow_until or self.rng.random() < self.chances.heartbeat_lost:
+        lost = max(self.chances.heartbeat_lost, host.loss if now < host.lossy_until else 0.0)
+        if process.hung or now < host.slow_until or self.rng.random() < lost:
             return m.HeartbeatMissed(name, node_id, Miss.TIMED_OUT)
         return m.HeartbeatAnswered(name, node_id, self.rng.uniform(0.3, 2.0))
+
+    def _unheard(self, event: m.Event) -> m.Event:
+        """What a starved observer makes of an answer: it came too late."""
+        if isinstance(event, m.HeartbeatAnswered):
+            return m.HeartbeatMissed(event.node, event.node_id, Miss.TIMED_OUT)
+        return event
 
     def _listing(self) -> m.Event:
         """The GCS table; raylets register, and those silent for very long are marked dead, by the way."""
@@ -250,24 +313,37 @@ class SimulatedCluster:
         self.log += [(now, e) for e in events]
         self.belief, orders = step(before, events, now, self.policy)
         self.log += [(now, o) for o in orders]
-        for name in [n for n in self._harmed_at if self.state(n) is not before.nodes[n].state]:
-            if self.state(name) is not State.SUSPECT:  # found, or well again by itself
-                took_s = now - self._harmed_at.pop(name)
-                self.detections += [(name, took_s)] if self.state(name) in FOUND else []
+        for name in [n for n, node in self.belief.nodes.items() if node is not before.nodes[n]]:
+            self._note(name, before.nodes[name].state)
         for order in orders:
             self._carry_out(order)
+
+    def _note(self, name: str, was: State) -> None:
+        """Write down what a change of state found, or wrongly believed to have found."""
+        node = self.belief.nodes[name]
+        if node.state is was or node.state is State.SUSPECT:
+            return
+        harm = self._harmed.pop(name, None)
+        if node.state not in FOUND or was in FOUND:
+            return
+        if harm is not None:
+            self.found.append(Found(name, harm[0], str(node.cause), self.clock.now - harm[1]))
+        elif any(not p.harmed for p in self.hosts[name].raylets):
+            self.false_verdicts.append((name, str(node.cause)))
 
     def _carry_out(self, order: m.Order) -> None:
         later = self.clock.call_later
         match order:
             case m.LookAtHost(name, _, _):
-                later(self.rng.uniform(0.02, 0.3), partial(self._look, name))
+                self._look_sometime(name)
             case m.AskPeer(name, node_id, by):
                 later(self.rng.uniform(0.005, 0.1), partial(self._ask_peer, name, node_id, by))
             case m.ProveFromPeer(name, node_id, by):
                 later(self.rng.uniform(0.05, 0.3), partial(self._place, name, node_id, by))
             case m.ProveNode(name, node_id):
-                later(self.rng.uniform(0.05, 0.3), partial(self._prove, name, node_id))
+                if not self._proofs:  # a thousand that join at once are proven in one step
+                    later(self.rng.uniform(0.05, 0.3), self._prove)
+                self._proofs.append((name, node_id))
             case m.TellRay(name, node_id):
                 later(0.09, partial(self._tell, name, node_id))
             case m.RestartWorker(name, _, attempt, fence):
@@ -275,9 +351,20 @@ class SimulatedCluster:
                 self.false_repairs += [name for _ in unharmed]
                 later(self.rng.uniform(0.2, 1.0), partial(self._repair, name, attempt, fence))
 
+    def _look_sometime(self, name: str) -> None:
+        """A look takes its time, may come twice, and may never come."""
+        dice, chances = self.rng, self.chances
+        late_s = dice.uniform(5.0, 40.0) if dice.random() < chances.look_late else 0.0
+        times = 0 if dice.random() < chances.look_lost else 2 if dice.random() < chances.look_twice else 1
+        for _ in range(times):
+            self.clock.call_later(late_s + dice.uniform(0.02, 0.3), partial(self._look, name))
+
     def _look(self, name: str) -> None:
-        if self.clock.now < self.hosts[name].cut_until:
+        host = self.hosts[name]
+        if self.clock.now < max(host.cut_until, host.away_until):
             return self._deliver(m.HostUnreachable(name, "head", "no route to host"))
+        if self.chances.look_lies and self.rng.random() < self.chances.look_lies:
+            return self._deliver(m.HostLooked(name, "head", ()))
         found = (Raylet(p.number, p.node_id, 1, "T" if p.hung else "S") for p in self.hosts[name].raylets)
         return self._deliver(m.HostLooked(name, "head", tuple(found)))
 
@@ -311,10 +398,12 @@ class SimulatedCluster:
         reached = self.clock.now >= self.hosts[name].cut_until
         return reached and p is not None and not p.hung and bool(p.listed)
 
-    def _prove(self, name: str, node_id: str) -> None:
-        if self._runs_tasks(name, node_id):
-            return self._deliver(m.TaskRan(name, node_id))
-        return self._deliver_later(3.0, m.TaskMissed(name, node_id, "the deadline passed"))
+    def _prove(self) -> None:
+        asked, self._proofs = self._proofs, []
+        for name, node_id in asked:
+            if not self._runs_tasks(name, node_id):
+                self._deliver_later(3.0, m.TaskMissed(name, node_id, "the deadline passed"))
+        self._deliver(*(m.TaskRan(name, i) for name, i in asked if self._runs_tasks(name, i)))
 
     def _tell(self, name: str, node_id: str) -> None:
         accepted = self.clock.now >= self.gcs_silent_until
@@ -329,13 +418,17 @@ class SimulatedCluster:
             return self._deliver(m.RepairEnded(name, attempt, ok=False, detail="ray start failed"))
         for process in [p for p in host.raylets if fence in (None, p.node_id)]:
             self._end(name, process)
+        ended = m.RepairEnded(name, attempt, ok=True, detail="the raylet was started")
+        if chances.start_lies and self.rng.random() < chances.start_lies:
+            return self._deliver_later(self.rng.uniform(2.0, 7.0), ended)
         fresh = self._spawn(name)
         if self.rng.random() < chances.start_crashes:
             fresh.harmed = True
             self.clock.call_later(self.rng.uniform(0.5, 4.0), partial(self._end, name, fresh))
         if self.rng.random() < chances.answer_lost:
             return None
-        ended = m.RepairEnded(name, attempt, ok=True, detail="the raylet was started")
+        if chances.answer_twice and self.rng.random() < chances.answer_twice:
+            self._deliver_later(self.rng.uniform(7.0, 60.0), ended)
         return self._deliver_later(self.rng.uniform(2.0, 7.0), ended)
 
     def _deliver_later(self, delay_s: float, event: m.Event) -> None:

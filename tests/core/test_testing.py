@@ -61,7 +61,7 @@ def test_a_kill_is_heard_at_once_on_the_held_channel() -> None:
     assert at == pytest.approx(cluster.clock.now, abs=0.01)
     cluster.run(30)
     assert cluster.state("gpu1") is State.ALIVE
-    assert cluster.detections[0][1] < 1
+    assert cluster.found[0].took_s < 1
 
 
 def test_a_hang_is_silence_and_a_resumed_raylet_answers_again() -> None:
