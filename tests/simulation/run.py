@@ -148,10 +148,8 @@ def tell(cluster: SimulatedCluster) -> None:
     for found in cluster.found:
         took.setdefault((found.harm, found.cause), []).append(found.took_s)
     for (harm_, cause), times in sorted(took.items()):
-        middle, last = statistics.median(times), max(times)
-        print(
-            f"  {harm_:8} found as {cause:28} {len(times):4} times, after {middle:7.2f} s ({last:.1f} s at most)"
-        )
+        said = f"{len(times):4} times, after {statistics.median(times):7.2f} s ({max(times):.1f} s at most)"
+        print(f"  {harm_:8} found as {cause:28} {said}")
     wrong = Counter(cause for _, cause in cluster.false_verdicts)
     print(f"false verdicts {dict(wrong) or 0}")
     orders = [o for _, o in cluster.log]
