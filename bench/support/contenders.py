@@ -215,14 +215,18 @@ class Bare(Contender):
         await self._until_alive(worker, lost)
 
     def close(self) -> None:
-        """End every process that names this cluster's port or folder."""
+        """End every process of this cluster, and remove its files."""
+        self._end_all()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _end_all(self) -> None:
+        """End what names this cluster's port or folder."""
         marks = (f":{self.port}", str(self._home))
         for _ in range(3):
             for pid, argv in processes().items():
                 if pid != os.getpid() and any(mark in part for part in argv for mark in marks):
                     end(pid)
             time.sleep(0.3)
-        shutil.rmtree(self._home, ignore_errors=True)
 
     async def _until_gone(self, worker: str) -> None:
         """A raylet that was marked dead exits by itself; no second one is started beside it."""
@@ -253,7 +257,9 @@ class Bare(Contender):
                 *argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         code = await asyncio.wait_for(started.wait(), 180)
-        if code != 0 and tries > 1:
+        if code != 0 and tries > 1:  # on a busy machine Ray's own start gives up
+            if "--head" in flags:
+                await asyncio.to_thread(self._end_all)
             await self._ray_start(*flags, tries=tries - 1)
         elif code != 0:
             raise RuntimeError((self._home / "start.log").read_text()[-2000:])

@@ -80,7 +80,7 @@ def _should_look(node: NodeBelief, now: float, policy: Policy) -> bool:
 
 
 def _lasts(node: NodeBelief, now: float) -> bool:
-    """The last look counts; of a node that waits for its turn, for a while yet, so that it keeps its witness."""
+    """The last look counts; of a node that waits for its turn, for a while yet: it keeps its witness."""
     view = node.host_view
     if view is None or not facts.fresh(node):
         return False
