@@ -150,13 +150,13 @@ def fresh(node: NodeBelief) -> bool:
         return False
     if node.incarnation is None and node.state is not State.JOINING:
         return True  # nothing of it was ever listed, so nothing newer speaks against the look
-    return view.at >= _trouble_began_at(node) and not _outdated(node, view.at, STALE_S)
+    return view.at >= _trouble_began_at(node) and not outdated(node, view.at, STALE_S)
 
 
 def peer(node: NodeBelief) -> PeerView | None:
     """What a peer found, where that is about the present trouble and not outdated; else None."""
     view = node.peer_view
-    if view is None or view.at < _trouble_began_at(node) or _outdated(node, view.at, PEER_STALE_S):
+    if view is None or view.at < _trouble_began_at(node) or outdated(node, view.at, PEER_STALE_S):
         return None
     return view
 
@@ -167,7 +167,7 @@ def _trouble_began_at(node: NodeBelief) -> float:
     return min((at for at in began if at is not None), default=otherwise)
 
 
-def _outdated(node: NodeBelief, at: float, after_s: float) -> bool:
+def outdated(node: NodeBelief, at: float, after_s: float) -> bool:
     """The heartbeat goes on failing while this is not renewed."""
     missed_at = node.heartbeat.missed_at
     return missed_at is not None and missed_at - at > after_s

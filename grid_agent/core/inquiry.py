@@ -72,19 +72,17 @@ def _should_look(node: NodeBelief, now: float, policy: Policy) -> bool:
             return False
         every_s = DOUBLES_EVERY_S
     elif node.state is State.DEAD:
-        if node.verdict_stands and node.cause is not Cause.HOST_DOWN and _lasts(node, now):
+        if node.verdict_stands and node.cause is not Cause.HOST_DOWN and _lasts(node):
             return False
     elif node.state is not State.SUSPECT and not resume.interrupted(node):
         return False
     return _due(node.look_asked_at, node.look_begun_at, every_s, now)
 
 
-def _lasts(node: NodeBelief, now: float) -> bool:
+def _lasts(node: NodeBelief) -> bool:
     """The last look counts; of a node that waits for its turn, for a while yet: it keeps its witness."""
     view = node.host_view
-    if view is None or not facts.fresh(node):
-        return False
-    return node.refusal is None or now - view.at < facts.STALE_S / 2
+    return view is not None and facts.fresh(node) and not facts.outdated(node, view.at, facts.STALE_S / 2)
 
 
 def _should_ask_peer(node: NodeBelief, now: float, policy: Policy) -> bool:
