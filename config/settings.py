@@ -181,6 +181,26 @@ class Agent(Frozen):
     """Seconds between two reports of a node's memory, disk and GPUs (read every `gpu.every_s`). Default 5."""
 
 
+GpuAction = Literal["report", "hand_over", "quarantine", "without"]
+
+
+class GpuPolicy(Frozen):
+    """`report`, `hand_over` to a person, `quarantine` the node, or restart it `without` the GPU."""
+
+    inventory: GpuAction = "report"
+    """A GPU is missing. Default report."""
+    driver: Literal["report", "hand_over", "quarantine"] = "report"
+    """The driver is not loaded, does not fit its library, or fails. Default report."""
+    hang: Literal["report", "hand_over", "quarantine"] = "report"
+    """The driver does not answer. Default report."""
+    xid: GpuAction = "report"
+    """The driver reported a grave error of a GPU (XID), or a minor one again and again. Default report."""
+    memory: GpuAction = "report"
+    """Uncorrectable memory errors, or a memory repair that failed. Default report."""
+    thermal: GpuAction = "report"
+    """Too hot, or throttled by the hardware. Default report."""
+
+
 class Gpu(Frozen):
     """How the nodes' GPUs are watched."""
 
@@ -190,6 +210,12 @@ class Gpu(Frozen):
     """Longest a look may take, in seconds, before its process is ended. Default 10; the first may take 30."""
     kernel_log: Path | None = "/dev/kmsg"
     """Where the nodes' kernel log is read for driver errors; null: nowhere. Default /dev/kmsg."""
+    drain_s: Annotated[float, _seconds(0, 86_400)] = 300.0
+    """Seconds a node may finish its work before it is restarted without a GPU. Default 300."""
+    return_s: Annotated[float, _seconds(1, 86_400)] = 60.0
+    """Seconds a GPU must have been well before the node is restarted with it. Default 60."""
+    policy: GpuPolicy = GpuPolicy()
+    """What follows from each kind of finding."""
 
 
 class Guards(Frozen):

@@ -26,7 +26,7 @@ from config.settings import Settings
 from grid_agent import metrics, repair_plan
 from grid_agent.core import messages as m
 from grid_agent.core import people, report
-from grid_agent.core.model import Incident, NodeBelief, Policy, State
+from grid_agent.core.model import GpuAction, Incident, NodeBelief, Policy, State
 from grid_agent.core.step import begin
 from grid_agent.edges import file_limit
 from grid_agent.edges.gate import Gate
@@ -86,6 +86,9 @@ def policy_of(settings: Settings) -> Policy:
         breaker_nodes=guards.breaker_nodes,
         mass_minimum=guards.mass_minimum,
         mass_window_s=guards.mass_window_s,
+        gpu={key: GpuAction(value) for key, value in settings.gpu.policy},
+        gpu_drain_s=settings.gpu.drain_s,
+        gpu_return_s=settings.gpu.return_s,
         do_not_disturb=tuple(_minutes(hours) for hours in guards.do_not_disturb),
     )
 

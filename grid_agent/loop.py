@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grid_agent import failpoints, ports
+from grid_agent.core import gpu_policy, report
 from grid_agent.core import messages as m
-from grid_agent.core import report
 from grid_agent.core.model import Belief, Cause, Policy, State
 from grid_agent.core.rest import at_rest
 from grid_agent.core.step import step
@@ -144,6 +144,9 @@ class Loop:
                 self._spawn(self._answer(self._edges.remote.prove(order)))
             case m.TellRay():
                 self._spawn(self._answer(self._edges.gcs.tell_dead(order)))
+            case m.DrainNode():
+                self._edges.probes.let_go([order.node])
+                self._spawn(self._answer(self._edges.gcs.drain(order)))
             case m.RestartWorker():
                 run_on = self.belief.nodes[order.run_on]
                 self._spawn(self._answer(self._edges.remote.repair(order, run_on)))
@@ -194,7 +197,9 @@ class Loop:
 
     async def probe(self) -> None:
         """One sweep of the probe actors on the nodes that are ALIVE."""
-        live = [n for n in self.belief.nodes.values() if n.state is State.ALIVE]
+        live = [
+            n for n in self.belief.nodes.values() if n.state is State.ALIVE and not gpu_policy.draining(n)
+        ]
         self.feed(*await self._edges.probes.sweep(live))
 
     async def keep_ready(self) -> None:

@@ -23,6 +23,8 @@ class Gcs(Protocol):
 
     async def tell_dead(self, order: m.TellRay) -> m.RayTold: ...
 
+    async def drain(self, order: m.DrainNode) -> m.DrainAnswered: ...
+
 
 class Heartbeats(Protocol):
     """Direct checks of every raylet: `follow` says whom, `sweep` asks those whose turn it is."""

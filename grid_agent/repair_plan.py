@@ -11,6 +11,7 @@ from config import paths
 from config.settings import Node, Settings
 from grid_agent.core import messages as m
 from grid_agent.core import raystart, startrequest
+from grid_agent.core.gpu_model import GpuBelief
 from grid_agent.core.model import Belief, NodeBelief, Rung
 from grid_agent.edges.transports import versions_here
 
@@ -21,6 +22,20 @@ START_REMOTE_S = 45.0  # with the login and the fence it must end before the age
 LOCK_WAIT_S = 5.0
 GRACE_S = 5.0
 Rows = Sequence[Mapping[str, Any]]
+
+
+def without(node: Node, known: GpuBelief) -> Node:
+    """The node as the file has it, less the GPUs that it is to do without.
+
+    The others are named by their UUIDs, since numbers change when a GPU is gone:
+    https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#cuda-environment-variables
+    """
+    if not known.excluded:
+        return node
+    kept = [gpu.uuid for gpu in known.accepted if gpu.uuid not in known.excluded]
+    count = len(kept) if node.num_gpus is None else min(node.num_gpus, len(kept))
+    env = {**node.env, "CUDA_VISIBLE_DEVICES": ",".join(kept)}
+    return node.model_copy(update={"num_gpus": count, "env": env})
 
 
 class RepairPlan:
@@ -56,6 +71,7 @@ class RepairPlan:
     def request(self, order: m.RestartWorker, belief: Belief) -> tuple[dict[str, Any], float]:
         """The fence and the start of this repair, and the longest they can take in seconds."""
         node = next(n for n in self._settings.nodes if n.name == order.node)
+        node = without(node, belief.nodes[node.name].gpus)
         local = raystart.is_local(self._settings, node)
         start_s = START_S if local else START_REMOTE_S
         # The file is on the head: the node's own host checks it at the start where that is the head, else

@@ -94,7 +94,7 @@ def _node(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
             return _repair_ended(node, event, now)
         case m.RayTold(_, node_id, False):
             return _refused_by_ray(node, node_id, now)
-        case m.RayTold():
+        case m.RayTold() | m.DrainAnswered():
             return node  # noted when it was ordered
     return _of_incarnation(node, event, now)
 

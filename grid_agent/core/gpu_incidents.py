@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from grid_agent.core import evidence
 from grid_agent.core.gpu_model import Finding, Found
-from grid_agent.core.model import Belief, Cause, Incident, NodeBelief, Phase, Step
+from grid_agent.core.model import Belief, Cause, GpuAction, Incident, NodeBelief, Phase, Policy, Step
 
 INVENTORY = frozenset(
     {
@@ -17,22 +17,45 @@ INVENTORY = frozenset(
         Finding.REPLACED,
         Finding.NOT_REGISTERED,
         Finding.NOT_SEEN,
+        Finding.DEGRADED,
         Finding.NOT_LOADED,
         Finding.MISMATCH,
     }
 )
 
 
-def tell(belief: Belief, names: Iterable[str], now: float) -> Belief:
+# The key of `gpu.policy` that decides; what is not here is only ever reported.
+KEYS = {
+    Finding.MISSING: "inventory",
+    Finding.NOT_LOADED: "driver",
+    Finding.MISMATCH: "driver",
+    Finding.FAILED: "driver",
+    Finding.HANGS: "hang",
+    Finding.STUCK: "hang",
+    Finding.EVENT: "xid",
+    Finding.ECC: "memory",
+    Finding.REMAP_FAILED: "memory",
+    Finding.HOT: "thermal",
+    Finding.THROTTLED: "thermal",
+    Finding.UNUSABLE: "unusable",
+}
+
+
+def action(found: Found, policy: Policy) -> GpuAction:
+    """What the file wants done about this finding."""
+    return policy.gpu.get(KEYS.get(found.what, ""), GpuAction.REPORT)
+
+
+def tell(belief: Belief, names: Iterable[str], now: float, policy: Policy) -> Belief:
     """Return the belief with every change of these nodes' findings told in the incident of its node."""
     for name in names:
         known = belief.nodes[name].gpus
         if known.changed or known.found is not known.shown:
-            belief = _told(belief, belief.nodes[name], now)
+            belief = _told(belief, belief.nodes[name], now, policy)
     return belief
 
 
-def _told(belief: Belief, node: NodeBelief, now: float) -> Belief:
+def _told(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
     known = node.gpus
     before = {found.key for found in known.shown}
     fresh = [found for found in known.found if found.key not in before]
@@ -48,8 +71,21 @@ def _told(belief: Belief, node: NodeBelief, now: float) -> Belief:
         fresh, told = [], belief.nodes[node.name]
     lines = [f"{node.name}: {line(found)}" for found in fresh]
     lines += [f"{node.name}: no more: {found.what}" for found in over] if known.found else []
-    belief = _add(belief, told, lines, now)
-    return belief if known.found else _resolve(belief, belief.nodes[node.name], now)
+    belief = _add(belief, belief.nodes[node.name], lines, now)
+    if not known.found:
+        return _resolve(belief, belief.nodes[node.name], now)
+    handed = any(action(f, policy) is GpuAction.HAND_OVER for f in known.found)
+    return add(belief, node.name, None, now, Phase.NEEDS_PERSON if handed else None)
+
+
+def add(belief: Belief, name: str, text: str | None, now: float, phase: Phase | None = None) -> Belief:
+    """Add a line to the open incident of this node's GPUs, and set its phase where given."""
+    known = belief.incidents.get(belief.nodes[name].gpus.incident_id or 0)
+    if known is None or not known.open or (text is None and phase in (None, known.phase)):
+        return belief
+    steps = known.steps if text is None else (*known.steps, Step(now, text))
+    told = replace(known, steps=steps, phase=phase or known.phase)
+    return replace(belief, incidents={**belief.incidents, told.id: told})
 
 
 def line(found: Found) -> str:

@@ -122,6 +122,7 @@ class Finding(StrEnum):
     HOT = "too hot"
     THROTTLED = "throttled by the hardware"
     ORPHAN = "memory held by an orphan"
+    DEGRADED = "degraded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +148,16 @@ class GpuBelief:
     changed: tuple[Found, ...] = ()  # how it differs from the inventory before: told once
     events: tuple[GpuEvent, ...] = ()
     forgiven_at: float = 0.0  # a person had the node in hand then: earlier events are dealt with
-    # One entry a sweep in a row for each GPU throttled; orphans and number of the last sweep. Not stored.
+    # One entry a sweep in a row for each GPU throttled; orphans and name of the last sweep. Not stored.
     throttled: tuple[str, ...] = field(default=(), compare=False, metadata={"transient": True})
     orphans: tuple[int, ...] = field(default=(), compare=False, metadata={"transient": True})
-    number: int = field(default=0, compare=False, metadata={"transient": True})
+    swept: str = field(default="", compare=False, metadata={"transient": True})
+    excluded: tuple[str, ...] = ()  # UUIDs that the next start leaves out
+    drained_id: str = ""  # the incarnation that was told to take no new work
+    drained_at: float | None = None
+    before_drain: tuple[str, ...] = ()  # what was left out until then, should Ray refuse
+    well_since_at: float | None = None  # since when a GPU left out may come back
+    refused: str = ""  # why the policy could not be carried out, as last said
     found: tuple[Found, ...] = ()
     shown: tuple[Found, ...] = ()  # what the incident tells of
     incident_id: int | None = None

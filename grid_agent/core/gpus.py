@@ -54,9 +54,10 @@ def noted(node: NodeBelief, now: float) -> NodeBelief:
         return replace(node, gpus=replace(known, found=_unreadable(known, sweep)))
     known = _with_events(known, sweep)
     known = _accept(known, node, sweep)
-    fresh = known.number != sweep.number or known.accepted_by != node.incarnation.node_id
+    swept = f"{node.incarnation.node_id} {sweep.number}"
+    fresh = known.swept != swept
     if fresh:  # counted once a sweep, however often it is reported
-        known = replace(known, number=sweep.number, throttled=_throttled(known, sweep))
+        known = replace(known, swept=swept, throttled=_throttled(known, sweep))
     found = tuple(_findings(known, node, sweep, now))
     orphans = tuple(h.pid for h in sweep.holders if h.why) if fresh else known.orphans
     return replace(node, gpus=replace(known, found=found, orphans=orphans))
@@ -64,7 +65,8 @@ def noted(node: NodeBelief, now: float) -> NodeBelief:
 
 def forgiven(node: NodeBelief, now: float) -> NodeBelief:
     """A person has the node in hand: what was is dealt with, and what it comes back with is accepted."""
-    return replace(node, gpus=replace(node.gpus, accepted=(), accepted_by="", events=(), forgiven_at=now))
+    fresh = replace(node.gpus, accepted=(), accepted_by="", events=(), forgiven_at=now)
+    return replace(node, gpus=replace(fresh, excluded=(), drained_id="", drained_at=None, well_since_at=None))
 
 
 def short(gpu: Gpu) -> str:
@@ -142,7 +144,12 @@ def _contract(known: GpuBelief, node: NodeBelief, sweep: Sweep) -> Iterator[Foun
     if registered is not None and seen < registered:
         text = f"Ray hands out {registered} GPUs, {seen} are seen: registered but not seen"
         yield Found(Finding.NOT_SEEN, "not seen", text)
-    if expected is not None and registered is not None and expected != registered:
+    degraded = 0 if expected is None else max(0, expected - len(known.excluded))
+    if known.excluded and registered == degraded:
+        for uuid in known.excluded:
+            text = f"{node.name} runs without {uuid} until the contract holds again: degraded"
+            yield Found(Finding.DEGRADED, f"degraded {uuid}", text, uuid)
+    elif expected is not None and registered is not None and expected != registered:
         text = f"{expected} GPUs expected, {registered} registered with Ray"
         yield Found(Finding.NOT_REGISTERED, "not registered", text)
 

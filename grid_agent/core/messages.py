@@ -172,6 +172,16 @@ class RayTold:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainAnswered:
+    """Ray took (or refused) the request to give this incarnation no new work."""
+
+    node: str
+    node_id: str
+    accepted: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RepairEnded:
     """A repair task ended. `ok` says the raylet was started, not yet that the node is usable.
 
@@ -279,6 +289,7 @@ Event = (
     | TaskMissed
     | NodeProbed
     | RayTold
+    | DrainAnswered
     | RepairEnded
     | LoopLagged
     | SelfChecked
@@ -346,6 +357,16 @@ class TellRay:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainNode:
+    """Have Ray give this incarnation no new work; it leaves when it is idle. Ends in DrainAnswered."""
+
+    node: str
+    node_id: str
+    text: str
+    until_at: float | None  # by when its work should be over; None: it may take its time
+
+
+@dataclass(frozen=True, slots=True)
 class RestartWorker:
     """Fence the old raylet and start a new one, by a task placed on `run_on`. Ends in RepairEnded."""
 
@@ -364,4 +385,4 @@ class Notify:
     incident: Incident
 
 
-Order = LookAtHost | AskPeer | ProveFromPeer | ProveNode | TellRay | RestartWorker | Notify
+Order = LookAtHost | AskPeer | ProveFromPeer | ProveNode | TellRay | DrainNode | RestartWorker | Notify

@@ -71,6 +71,15 @@ class Miss(StrEnum):
     NOT_SERVING = "not serving"  # an answer, but not SERVING
 
 
+class GpuAction(StrEnum):
+    """What follows from a GPU finding."""
+
+    REPORT = "report"
+    HAND_OVER = "hand_over"  # reported as a matter for a person
+    QUARANTINE = "quarantine"  # no new work goes to the node
+    WITHOUT = "without"  # drained, and restarted without the GPU
+
+
 class Refusal(StrEnum):
     """Why the agent may not act. `guard.explain` adds who, how many and until when to these texts."""
 
@@ -471,4 +480,7 @@ class Policy:
     mass_minimum: int = 2
     gcs_silent_s: float = 3.0
     lag_warn_ms: float = 1000.0
+    gpu: Mapping[str, GpuAction] = field(default_factory=dict)  # by the key of gpu.policy; else report
+    gpu_drain_s: float = 300.0
+    gpu_return_s: float = 60.0
     max_incidents: int = 200

@@ -14,6 +14,7 @@ from grid_agent.core import (
     evidence,
     facts,
     gpu_incidents,
+    gpu_policy,
     guard,
     head,
     incidents,
@@ -47,6 +48,7 @@ def step(
     for event in events:
         belief = head.fold(_tell_story(belief, event, now), event)
         belief = people.hear(evidence.fold(belief, event, now), event, now)
+        belief = gpu_policy.told(belief, event, now)
     belief = people.expire(replace(belief, stepped_at=now), now)
     belief, awake = rest.awake(belief, before, now)
     policy = awareness.stretched(belief, policy)
@@ -54,9 +56,10 @@ def step(
         belief = repair.settle(belief, belief.nodes[name], now, policy)
     for name in awake:
         belief = _judge(belief, belief.nodes[name], now, policy)
-    belief = gpu_incidents.tell(_hold(belief, now, policy), awake, now)
+    belief = gpu_incidents.tell(_hold(belief, now, policy), awake, now, policy)
     belief = head.settle(belief, now)
-    orders: list[m.Order] = []
+    belief, planned = gpu_policy.act(belief, awake, now, policy)
+    orders: list[m.Order] = [*planned]
     for name in awake:
         belief, more = _act(belief, belief.nodes[name], now, policy)
         orders += more

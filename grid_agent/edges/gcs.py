@@ -1,13 +1,14 @@
 """The GCS: its node table, and telling it that a node is dead. The one file that knows Ray's private parts.
 
-It speaks three RPCs of the GCS (GetAllNodeInfo, UnregisterNode, GetInternalConfig) over one asyncio channel,
-with Ray's own generated stubs, proved on the Ray minor version below. On another version the table comes
-from the public `ray.nodes()`, and Ray is not told: its own health check then finds the death later.
+It speaks four RPCs of the GCS (GetAllNodeInfo, UnregisterNode, GetInternalConfig, DrainNode) over one
+channel, with Ray's own generated stubs, proved on the Ray minor version below. On another version the table
+comes from the public `ray.nodes()`, and Ray is not told: its own health check then finds the death later.
 """
 
 import asyncio
 import json
 import logging
+import time
 from typing import Any, Protocol
 
 import ray
@@ -17,6 +18,8 @@ from grid_agent.core import messages as m
 PROVED = "2.60."
 ALIVE = 0  # GcsNodeInfo.GcsNodeState.ALIVE
 UNEXPECTED_TERMINATION = 2  # NodeDeathInfo.Reason
+PREEMPTION = 2  # DrainNodeReason: may not be rejected by a busy node
+FOR_EVER_S = 365 * 86_400.0
 MAX_DEATH_TEXT = 500
 log = logging.getLogger("grid_agent.gcs")
 
@@ -48,6 +51,16 @@ class Gcs:
             return m.RayTold(order.node, order.node_id, accepted=False, detail=_one_line(error))
         return m.RayTold(order.node, order.node_id, accepted=True)
 
+    async def drain(self, order: m.DrainNode) -> m.DrainAnswered:
+        """Have Ray give this incarnation no new work; its raylet leaves by itself when it is idle."""
+        until_at = time.time() + FOR_EVER_S if order.until_at is None else order.until_at
+        text = order.text[:MAX_DEATH_TEXT]
+        try:
+            no = await self._open().drain(order.node_id, text, until_at, self._timeout_s)
+        except Exception as error:  # noqa: BLE001 - it is asked again later
+            no = _one_line(error)
+        return m.DrainAnswered(order.node, order.node_id, accepted=no is None, detail=no or "")
+
     async def system_config(self) -> dict[str, Any] | None:
         """What the head was given by `--system-config`; None when that cannot be read."""
         try:
@@ -76,6 +89,8 @@ class _Api(Protocol):
 
     async def unregister(self, node_id: str, text: str, timeout_s: float) -> None: ...
 
+    async def drain(self, node_id: str, text: str, until_at: float, timeout_s: float) -> str | None: ...
+
     async def config(self, timeout_s: float) -> dict[str, Any]: ...
 
     async def close(self) -> None: ...
@@ -86,7 +101,12 @@ class _Private:
 
     def __init__(self, address: str) -> None:
         from ray._private.grpc_utils import init_grpc_channel  # noqa: PLC0415 - only where proved
-        from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc  # noqa: PLC0415
+        from ray.core.generated import (  # noqa: PLC0415
+            autoscaler_pb2,
+            autoscaler_pb2_grpc,
+            gcs_service_pb2,
+            gcs_service_pb2_grpc,
+        )
 
         options = (
             ("grpc.enable_http_proxy", 0),
@@ -98,6 +118,8 @@ class _Private:
         self._known: dict[tuple[bytes, int], m.NodeRow] = {}
         self._channel = init_grpc_channel(address, options, asynchronous=True)
         self._stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(self._channel)
+        self._drains = autoscaler_pb2_grpc.AutoscalerStateServiceStub(self._channel)
+        self._drain_pb = autoscaler_pb2
         self._kv = gcs_service_pb2_grpc.InternalKVGcsServiceStub(self._channel)
 
     async def rows(self, timeout_s: float) -> list[m.NodeRow]:
@@ -119,6 +141,17 @@ class _Private:
         request.node_death_info.reason_message = text
         reply = await self._stub.UnregisterNode(request, timeout=timeout_s)
         _check(reply.status)
+
+    async def drain(self, node_id: str, text: str, until_at: float, timeout_s: float) -> str | None:
+        """None when it was accepted, else why not."""
+        request = self._drain_pb.DrainNodeRequest(
+            node_id=bytes.fromhex(node_id),
+            reason=PREEMPTION,
+            reason_message=text,
+            deadline_timestamp_ms=int(until_at * 1000),
+        )
+        reply = await self._drains.DrainNode(request, timeout=timeout_s)
+        return None if reply.is_accepted else str(reply.rejection_reason_message or "rejected")
 
     async def config(self, timeout_s: float) -> dict[str, Any]:
         reply = await self._kv.GetInternalConfig(self._pb.GetInternalConfigRequest(), timeout=timeout_s)
@@ -151,6 +184,10 @@ class _Public:
 
     async def unregister(self, node_id: str, text: str, timeout_s: float) -> None:
         message = f"Ray {ray.__version__} was not proved with UnregisterNode; its own check will find it"
+        raise NotImplementedError(message)
+
+    async def drain(self, node_id: str, text: str, until_at: float, timeout_s: float) -> str | None:
+        message = f"Ray {ray.__version__} was not proved with DrainNode"
         raise NotImplementedError(message)
 
     async def config(self, timeout_s: float) -> dict[str, Any]:
