@@ -12,7 +12,7 @@ from config.settings import Node, Settings
 from grid_agent.core import messages as m
 from grid_agent.core import raystart, startrequest
 from grid_agent.core.gpu_model import GpuBelief
-from grid_agent.core.model import Belief, NodeBelief, Rung
+from grid_agent.core.model import Belief, NodeBelief, ProbeReport, Rung
 from grid_agent.edges.transports import versions_here
 
 TERM_S = 2.0
@@ -36,6 +36,15 @@ def without(node: Node, known: GpuBelief) -> Node:
     count = len(kept) if node.num_gpus is None else min(node.num_gpus, len(kept))
     env = {**node.env, "CUDA_VISIBLE_DEVICES": ",".join(kept)}
     return node.model_copy(update={"num_gpus": count, "env": env})
+
+
+def _holders(probe: ProbeReport | None, node_id: str | None) -> list[dict[str, int]]:
+    """What held GPU memory for this incarnation when its probe last looked."""
+    sweep = probe.gpus if probe is not None else None
+    rows = () if sweep is None or node_id is None else sweep.holders
+    return [
+        {"pid": h.pid, "start_ticks": h.start_ticks} for h in rows if h.node_id == node_id and h.start_ticks
+    ]
 
 
 class RepairPlan:
@@ -98,6 +107,7 @@ class RepairPlan:
             "raylet_pid": last.get("pid") or (probe.raylet_pid if probe else None),
             "session_dir": last.get("session_dir") or self.session_dir(node.name),
             "all_of_name": order.fence_node_id is None,
+            "holders": _holders(probe, order.fence_node_id),
             "log_monitor": self._settings.ssh is not None,
             "term_s": TERM_S,
             "kill_s": KILL_S,

@@ -116,3 +116,21 @@ def _recovery(text: str) -> Xid:
     helps = next((h for word, h in words if word in wanted), Help.NOTHING)
     meaning = "the driver asks for a recovery action"
     return Xid(RECOVERY_ACTION, meaning, helps is Help.NOTHING, helps, 2, helps, RECOVERY)
+
+
+def markdown() -> str:
+    """The catalogue as a table, for the docs."""
+    rows = (
+        f"| {x.number} | {x.meaning} | {'minor' if x.minor else 'grave'} | {_word(x.help)} "
+        f"| {_word(x.then)}, after {x.repeats} in a day | [NVIDIA]({x.source}) |"
+        for x in TABLE
+    )
+    head = (
+        "| XID | what it says | weight | what helps | and when it repeats | source |",
+        "|---|---|---|---|---|---|",
+    )
+    return "\n".join((*head, *rows)) + "\n"
+
+
+def _word(helps: Help) -> str:
+    return str(helps).split(" (", maxsplit=1)[0]

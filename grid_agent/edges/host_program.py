@@ -344,6 +344,13 @@ def _remains(table: dict[int, Proc], marks: Marks, spared: set[int]) -> list[tup
     return [(proc, why) for proc, why in ((proc, _why_remains(proc, marks)) for proc in rows) if why]
 
 
+def _holders(table: dict[int, Proc], request: dict[str, Any], spared: set[int]) -> list[Proc]:
+    """What was seen to hold GPU memory while its raylet lived; it may have no marks, so by pid and start."""
+    named = {(row["pid"], row["start_ticks"]) for row in request.get("holders", ())}
+    kept = _descendants(table, spared) | spared | {os.getpid()}
+    return [p for p in table.values() if (p.pid, p.start) in named and p.pid not in kept and not p.ended]
+
+
 def _log_monitors(table: dict[int, Proc], request: dict[str, Any]) -> list[tuple[Proc, str]]:
     """This cluster's log monitors, if asked for and none of its raylets is left here to need one."""
     if not request.get("log_monitor") or _raylets(table, request):
@@ -448,6 +455,7 @@ def _end_raylets(ending: Ending, request: dict[str, Any], raylets: list[Proc]) -
     # The raylet's death takes most of the rest along; what has not gone is asked, and then made to.
     table = _table()
     fresh = [proc for proc, _ in [*_remains(table, marks, spared), *_log_monitors(table, request)]]
+    fresh += [proc for proc in _holders(table, request, spared) if proc not in fresh]
     known = [proc for proc in family if _alive(proc) and proc.pid not in {one.pid for one in fresh}]
     left = ending.soft([*known, *fresh])
     # One more look, for what a hung worker started meanwhile.
@@ -459,7 +467,8 @@ def end(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
     """Ends one raylet (or all of its name) and what belongs to it.
 
     Request: gcs_address, and node_id or (node_name with all_of_name); optional raylet_pid and session_dir
-    (from an earlier look, to find the remains of a raylet that is gone), log_monitor, term_s and kill_s in
+    (from an earlier look, to find the remains of a raylet that is gone), holders [{pid, start_ticks}] of GPU
+    memory that belonged to it, log_monitor, term_s and kill_s in
     seconds, each of which is waited at most twice; lock (of the node's start, which then ends first) and
     lock_wait_s (5). Answer: ended [{pid, name, signal}], left []. Errors: busy; not_ended, with
     left [{pid, start_ticks, name, stat, why}].

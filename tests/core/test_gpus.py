@@ -1,6 +1,7 @@
 """From sweeps to findings to the incident: what a node should have, has, and can still use."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -335,6 +336,11 @@ def test_the_catalogue_is_consistent() -> None:
         assert order.index(row_.then) >= order.index(row_.help), row_
         assert row_.repeats > 1
     assert xids.of(999).minor
+
+
+def test_the_page_on_gpus_has_the_catalogue_as_it_is() -> None:
+    page = Path(__file__).parents[2] / "docs" / "gpu.md"
+    assert xids.markdown() in page.read_text(encoding="utf-8")
 
 
 def test_an_orphan_is_told_after_it_was_seen_twice() -> None:

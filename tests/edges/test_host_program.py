@@ -372,6 +372,23 @@ def test_remains_of_a_raylet_long_gone_end_and_those_of_others_live(spawn: Spawn
     assert runs(its_worker)
 
 
+def test_what_held_gpu_memory_is_ended_by_pid_and_start_and_no_other(spawn: Spawn) -> None:
+    holder, other = spawn("python"), spawn("python")
+    neighbour = raylet(spawn, "gpu2", ID2, code=PARENT)
+    assert neighbour.stdout
+    its_worker = int(neighbour.stdout.readline())
+    start = {pid: host_program._proc(pid).start for pid in (holder.pid, other.pid, its_worker)}
+    rows = [
+        {"pid": holder.pid, "start_ticks": start[holder.pid]},
+        {"pid": other.pid, "start_ticks": start[other.pid] + 1},  # its pid was used again
+        {"pid": its_worker, "start_ticks": start[its_worker]},  # belongs to a raylet that lives
+    ]
+    answer = ended(node_id=ID1, holders=rows)
+    assert pids(answer["ended"]) == {holder.pid}
+    assert runs(other.pid)
+    assert runs(its_worker)
+
+
 def test_a_pid_used_again_is_not_signalled(spawn: Spawn) -> None:
     proc = raylet(spawn, "gpu1", ID1)
     row = host_program._proc(proc.pid)
