@@ -83,7 +83,13 @@ def actors(count: int) -> dict[str, Any]:
     for module in (gpu_child, gpu_nvml, host_program, node_probe):
         ray.cloudpickle.register_pickle_by_value(module)
     ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-    gpu = {"every_s": 0.001, "timeout_s": 10, "kernel_log": "/dev/kmsg", "sources": SOURCES}
+    gpu = {
+        "every_s": 0.001,
+        "timeout_s": 10,
+        "usable_every_s": 0,
+        "kernel_log": "/dev/kmsg",
+        "sources": SOURCES,
+    }
 
     class Empty:
         def pid(self) -> int:

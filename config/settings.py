@@ -197,6 +197,8 @@ class GpuPolicy(Frozen):
     """The driver reported a grave error of a GPU (XID), or a minor one again and again. Default report."""
     memory: GpuAction = "report"
     """Uncorrectable memory errors, or a memory repair that failed. Default report."""
+    unusable: GpuAction = "report"
+    """No CUDA context could be made on a GPU (`usable_every_s`). Default report."""
     thermal: GpuAction = "report"
     """Too hot, or throttled by the hardware. Default report."""
 
@@ -208,6 +210,8 @@ class Gpu(Frozen):
     """Seconds between two looks at a node's GPUs; 0: never. Default 15."""
     timeout_s: Annotated[float, _seconds(0.1, 600)] = 10.0
     """Longest a look may take, in seconds, before its process is ended. Default 10; the first may take 30."""
+    usable_every_s: Annotated[float, _seconds(0, 86_400)] = 0.0
+    """Seconds between two trials of a CUDA context on each GPU, some hundred MiB of it. Default 0: never."""
     kernel_log: Path | None = "/dev/kmsg"
     """Where the nodes' kernel log is read for driver errors; null: nowhere. Default /dev/kmsg."""
     drain_s: Annotated[float, _seconds(0, 86_400)] = 300.0

@@ -103,7 +103,12 @@ def gpu_of(settings: Settings, name: str) -> dict[str, Any]:
     """How the GPUs of one node are read."""
     node, gpu = next(n for n in settings.nodes if n.name == name), settings.gpu
     every_s = gpu.every_s if node.gpu_every_s is None else node.gpu_every_s
-    return {"every_s": every_s, "timeout_s": gpu.timeout_s, "kernel_log": gpu.kernel_log or ""}
+    return {
+        "every_s": every_s,
+        "timeout_s": gpu.timeout_s,
+        "usable_every_s": gpu.usable_every_s,
+        "kernel_log": gpu.kernel_log or "",
+    }
 
 
 class Agent:

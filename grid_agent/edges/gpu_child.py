@@ -44,6 +44,7 @@ class Child:
         self._kill = kill
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
+        self._killed = False
         self.fresh = True  # it has not answered yet
         self.died = ""
 
@@ -51,6 +52,11 @@ class Child:
     def pid(self) -> int | None:
         """Its pid, while there is one."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def gone_or_asked(self) -> bool:
+        """Not one that was killed and has not ended: that one is waited for before there is another."""
+        return not self._killed or self.gone()
 
     def ask(self, request: Mapping[str, Any]) -> None:
         """Send one request, to a new process where there is none."""
@@ -83,6 +89,7 @@ class Child:
         process = self._process
         if process is None:
             return True
+        self._killed = True
         with contextlib.suppress(OSError):
             self._kill(process.pid, signal.SIGKILL)
         return self.gone(DIE_S)
@@ -133,7 +140,53 @@ class Child:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        self._process, self._rest = None, b""
+        self._process, self._rest, self._killed = None, b"", False
+
+
+class Usable:
+    """Whether each GPU can be used: one GPU after the other, each in a process of its own, which then ends.
+
+    Args:
+        child: The process; it is made anew for each GPU.
+        every_s: Seconds between two rounds; 0: never.
+        timeout_s: The deadline for one GPU in seconds.
+    """
+
+    def __init__(self, child: Child, every_s: float, timeout_s: float) -> None:
+        self._child = child
+        self._every_s = every_s
+        self._timeout_s = timeout_s
+        self._next_at = 0.0
+        self._queue: list[str] = []
+        self._asked: tuple[str, float] | None = None
+        self.why_not: dict[str, str] = {}
+
+    def look(self, now: float, uuids: Sequence[str], vendor: str) -> None:
+        """Go on with the round; `why_not` has what is known, "" for a GPU that can be used."""
+        if self._every_s <= 0 or not self._child.gone_or_asked:
+            return
+        if self._asked is None and not self._queue and now >= self._next_at and uuids:
+            self._queue, self._next_at = list(uuids), now + self._every_s
+            self.why_not = {uuid: why for uuid, why in self.why_not.items() if uuid in uuids}
+        if self._asked is None and self._queue:
+            uuid = self._queue.pop(0)
+            self._child.ask({"op": "usable", "vendor": vendor, "uuid": uuid})
+            self._asked = (uuid, now)
+        if self._asked is not None:
+            self._collect(now, *self._asked)
+
+    def _collect(self, now: float, uuid: str, asked_at: float) -> None:
+        answer = self._child.answer(0.0)
+        if answer is not None:
+            self.why_not[uuid] = str(answer["why_not"])
+        elif self._child.died:
+            self.why_not[uuid] = f"making a CUDA context: {self._child.died}"
+        elif now - asked_at < self._timeout_s:
+            return
+        else:
+            self.why_not[uuid] = f"making a CUDA context takes longer than {self._timeout_s:g} s"
+        self._asked = None
+        self._child.kill()
 
 
 class Watch:
@@ -143,9 +196,11 @@ class Watch:
         child: The reader.
         every_s: Seconds between two sweeps; 0 switches the reading off.
         timeout_s: The deadline of one sweep in seconds; the first of a process may take three times that.
+        usable: What tries the GPUs that were seen, if anything does.
     """
 
-    def __init__(self, child: Child, every_s: float, timeout_s: float) -> None:
+    def __init__(self, child: Child, every_s: float, timeout_s: float, usable: Usable | None = None) -> None:
+        self._usable = usable
         self._child = child
         self._every_s = every_s
         self._timeout_s = timeout_s
@@ -168,7 +223,16 @@ class Watch:
             self._asked_at, self._next_at = now, now + self._every_s
         if self._asked_at is not None:
             self._collect(now, wait_s)
-        return {**self._last, "events": self._events}
+        return {**self._last, "events": self._events, **self._tried(now)}
+
+    def _tried(self, now: float) -> dict[str, Any]:
+        """The GPUs of the last sweep with what their trial has shown."""
+        gpus = self._last.get("gpus", ())
+        if self._usable is None or not gpus:
+            return {}
+        here = [gpu["uuid"] for gpu in gpus if not gpu["error"]]
+        self._usable.look(now, here, self._last["vendor"])
+        return {"gpus": [{**g, "unusable": self._usable.why_not.get(g["uuid"], "")} for g in gpus]}
 
     def _collect(self, now: float, wait_s: float) -> None:
         assert self._asked_at is not None

@@ -88,7 +88,8 @@ class Reading:
         begun = time.perf_counter()
         events = self._logged()
         answers = [reader.read() for reader in self._readers]
-        answer = next((a for a in answers if a["library"] != "absent"), answers[0])
+        found = next((i for i, a in enumerate(answers) if a["library"] != "absent"), 0)
+        answer = {**answers[found], "vendor": self._vendors[found].VENDOR}
         told = {(event["bus_id"], event["number"]) for event in events}
         for event in answer.pop("events", ()):
             if (event["bus_id"], event["number"]) not in told:

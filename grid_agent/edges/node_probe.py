@@ -21,14 +21,16 @@ class NodeProbe:
 
     Args:
         temp_dir: The folder whose free space is reported.
-        gpu: {every_s, timeout_s, kernel_log, sources} of the GPU reader; every_s 0: no reading.
+        gpu: {every_s, timeout_s, usable_every_s, kernel_log, sources} of the GPU reader; 0: not at all.
     """
 
     def __init__(self, temp_dir: str, gpu: Mapping[str, Any]) -> None:
         self._temp_dir = temp_dir
         begin = {"kernel_log": gpu["kernel_log"], "modules": {gpu_nvml.VENDOR: gpu_nvml.find_module()}}
         child = gpu_child.Child(gpu["sources"], begin)
-        self._gpus = gpu_child.Watch(child, gpu["every_s"], gpu["timeout_s"])
+        trial = gpu_child.Child(gpu["sources"], {"kernel_log": "", "modules": {}})
+        usable = gpu_child.Usable(trial, gpu["usable_every_s"], gpu["timeout_s"])
+        self._gpus = gpu_child.Watch(child, gpu["every_s"], gpu["timeout_s"], usable)
 
     def report(self) -> dict[str, Any]:
         """One report: GPUs, load, memory, free disk (MB), pressure (avg10, percent)."""

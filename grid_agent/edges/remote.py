@@ -199,7 +199,7 @@ def _ended(order: m.RestartWorker, answer: Mapping[str, Any]) -> m.RepairEnded:
 class Probes:
     """One probe actor per incarnation; its handle is dropped with the incarnation.
 
-    `gpu` gives, for the name of a node, how its GPUs are read: {every_s, timeout_s, kernel_log}.
+    `gpu` gives, for the name of a node, how its GPUs are read, as `node_probe` wants it, less the sources.
     """
 
     def __init__(self, temp_dir: str, gpu: Callable[[str], Mapping[str, Any]]) -> None:

@@ -74,7 +74,9 @@ async def test_raylets_that_cannot_be_read_make_a_look_worthless() -> None:
 
 
 def test_a_node_reports_itself() -> None:
-    report = NodeProbe("/tmp", {"every_s": 0, "timeout_s": 1, "kernel_log": "", "sources": []}).report()
+    report = NodeProbe(
+        "/tmp", {"every_s": 0, "timeout_s": 1, "usable_every_s": 0, "kernel_log": "", "sources": []}
+    ).report()
     assert report["gpus"]["state"] == "off"  # tests/gpu has the rest
     assert report["mem_available_mb"] > 0
     assert report["disk_free_mb"] > 0

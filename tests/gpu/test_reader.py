@@ -265,6 +265,49 @@ def test_who_holds_memory_and_whether_anybody_is_in_charge(one: Probe, standin: 
             process.wait()
 
 
+class Trial:
+    """GPUs tried again and again."""
+
+    def __init__(self, kill: Callable[[int, int], None] = os.kill) -> None:
+        self.child = gpu_child.Child(SOURCES, {"kernel_log": "", "modules": {}}, kill)
+        self.usable = gpu_child.Usable(self.child, 0.001, TIMEOUT_S)
+
+    def until(self, wanted: dict[str, str], timeout_s: float = 20.0) -> None:
+        until = time.monotonic() + timeout_s
+        while {u: w[: len(wanted[u])] for u, w in self.usable.why_not.items()} != wanted:
+            assert time.monotonic() < until, self.usable.why_not
+            self.usable.look(time.monotonic(), UUIDS, "nvidia")
+            time.sleep(0.01)
+
+
+def test_a_context_is_made_on_each_gpu_in_a_process_of_its_own(standin: Standin) -> None:
+    trial = Trial()
+    trial.until(dict.fromkeys(UUIDS, ""))
+    standin.set(1, cuda=46)
+    trial.until({UUIDS[0]: "", UUIDS[1]: "cuDevicePrimaryCtxRetain: CUDA_ERROR_DEVICE_UNAVAILABLE"})
+    standin.set(1, cuda=0)
+    standin.set(hang="cuda")
+    trial.until(dict.fromkeys(UUIDS, "making a CUDA context takes longer than"))
+    standin.set(hang="nothing")
+    trial.until(dict.fromkeys(UUIDS, ""))
+    trial.child.kill()
+    assert readers_of(os.getpid()) == []
+
+
+def test_a_trial_that_cannot_be_ended_is_the_last(standin: Standin) -> None:
+    trial = Trial(kill=lambda pid, number: None)
+    standin.set(hang="cuda")
+    trial.until({UUIDS[0]: "making a CUDA context takes longer than"})
+    stuck = trial.child.pid
+    for _ in range(3):
+        trial.usable.look(time.monotonic(), UUIDS, "nvidia")
+    assert readers_of(os.getpid()) == [stuck]
+    assert stuck is not None
+    os.kill(stuck, signal.SIGKILL)
+    trial.child._kill = os.kill
+    trial.child.kill()
+
+
 def readers_of(parent: int) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
