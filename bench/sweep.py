@@ -36,8 +36,9 @@ from grid_agent.core.model import Incident, NodeBelief, Policy, State
 from grid_agent.core.step import begin
 from grid_agent.edges import file_limit
 from grid_agent.edges.gcs import Gcs
-from grid_agent.edges.heartbeat import Heartbeats
+from grid_agent.edges.heartbeat import Heartbeats, connect
 from grid_agent.edges.journal import Journal
+from grid_agent.edges.self_check import SelfCheck
 from grid_agent.loop import Edges, Loop
 from tests.support.cluster import ROOT, until_true
 from tests.support.raylets import Raylet, Raylets
@@ -79,6 +80,15 @@ class World:
         alive = await asyncio.to_thread(_runs, r.pid)
         found = (model.Raylet(r.pid, r.node_id),) if alive else ()
         return m.HostLooked(order.node, by.name, found, asked_about=order.node_id)
+
+    async def check(self, order: m.AskPeer, by: NodeBelief) -> m.PeerChecked:
+        """A peer's connect to the port; made from here, where all peers are."""
+        seen = await connect(order.address, order.port, 0.5)
+        return m.PeerChecked(order.node, order.node_id, by.name, seen.miss, seen.detail)
+
+    async def place(self, order: m.ProveFromPeer, by: NodeBelief) -> m.PeerPlaced:
+        """As `prove`."""
+        return m.PeerPlaced(order.node, order.node_id, by.name, ran=True)
 
     async def prove(self, order: m.ProveNode) -> m.TaskRan:
         """There is no Ray to run it."""
@@ -181,7 +191,8 @@ async def measure(size: int, kills: int, runs: int, rest_s: float, rng: random.R
         folder = tempfile.TemporaryDirectory(prefix="grid-agent-sweep-")
         journal = Journal(Path(folder.name, "journal.sqlite"))
         belief = await journal.open(begin(nodes, clock()), clock())
-        edges = Edges(told, heartbeats, world, world, world, world, world, journal)
+        itself = SelfCheck()
+        edges = Edges(told, heartbeats, world, world, world, world, world, journal, itself)
         loop = Loop(belief, policy, clock, edges)
         news.append(loop)
         running = asyncio.create_task(loop.run())
@@ -205,6 +216,7 @@ async def measure(size: int, kills: int, runs: int, rest_s: float, rng: random.R
             await loop.close()
             await heartbeats.close()
             await edge.close()
+            await itself.close()
             await journal.close()
             folder.cleanup()
             await asyncio.sleep(0.5)  # gRPC's own thread has a last word
