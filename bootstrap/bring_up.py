@@ -250,7 +250,8 @@ def _run(start: Start, actions: list[Action], work: Work, progress: Progress) ->
         if failed:
             return Result(outcomes={name: work.outcomes().get(name, _LATE) for name in failed})
     _record(start)
-    keeper_plan.hand_over(settings, seen.here, start.ask.config, systemd=start.ask.systemd)
+    ask = start.ask
+    keeper_plan.hand_over(settings, seen.here, ask.config, systemd=ask.systemd, renew=ask.redeploy)
     work.begin([action for action in actions if action.stage == 2])
     agent = health.Agent(settings, token(settings, seen.here))
     running = frozenset(node.name for node in settings.nodes if node.name in start.kept) | {

@@ -74,10 +74,10 @@ class Head:
         """Where the head's raylet keeps, or kept, its files."""
         return self.parts["raylet"].proc.option("session_dir") if "raylet" in self.parts else None
 
-    def gcs_answers(self) -> bool:
-        """Whether the GCS answers a health check."""
+    def gcs_answers(self) -> bool | None:
+        """Whether the GCS answers a health check; None where the machine has lost its address."""
         host, _, port = self.gcs_address.rpartition(":")
-        return pulse.answers(host.strip("[]"), int(port), ANSWER_S)
+        return pulse.answers_here(host.strip("[]"), int(port), ANSWER_S)
 
     def raylet_answers(self) -> bool | None:
         """Whether the head's raylet does; None while nobody knows its port."""
@@ -86,7 +86,7 @@ class Head:
             ports = host_program.ports_of(self.parts["raylet"].proc.pid)
             self.raylet_port = next((port for port in ports if pulse.answers(host, port, ANSWER_S)), None)
             return True if self.raylet_port is not None else None
-        return pulse.answers(host, self.raylet_port, ANSWER_S)
+        return pulse.answers_here(host, self.raylet_port, ANSWER_S)
 
     def wait(self, seconds: float) -> None:
         """Until a part ends, or for so long: the kernel tells of the end, nothing is polled for it."""

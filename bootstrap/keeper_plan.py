@@ -78,8 +78,10 @@ def make(settings: Settings, here: Here, config: str | None) -> dict[str, Any]:
     }
 
 
-def hand_over(settings: Settings, here: Here, config: str | None, *, systemd: bool = False) -> None:
-    """Write the plan and see to it that a keeper runs; called with the lock of a start held.
+def hand_over(
+    settings: Settings, here: Here, config: str | None, *, systemd: bool = False, renew: bool = False
+) -> None:
+    """Write the plan and see to it that a keeper runs, a new one with `renew`; the lock of a start is held.
 
     Raises:
         units.UnitError: `systemd`, and its service cannot be installed.
@@ -91,6 +93,8 @@ def hand_over(settings: Settings, here: Here, config: str | None, *, systemd: bo
         return
     made = make(settings, here, config)
     state.write_private(here.state.keeper, json.dumps(made, indent=1) + "\n")
+    if renew:  # of the version that is installed now
+        keeper.end(files)
     if systemd:
         units.install(made, here.state.keeper, here.environ)
     if keeper.running(files) is None:

@@ -16,6 +16,19 @@ SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}, grpc/health/v1/he
 MAX_FRAME = 16384
 
 
+def answers_here(host: str, port: int, timeout_s: float) -> bool | None:
+    """The same of a server here; None where this machine has lost the address, which proves nothing."""
+    if answers(host, port, timeout_s):
+        return True
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return None
+    return False
+
+
 def answers(host: str, port: int, timeout_s: float) -> bool:
     """Whether the server says SERVING within so many seconds; False for anything else."""
     until = time.monotonic() + timeout_s

@@ -38,6 +38,13 @@ def test_a_server_that_serves_answers_and_a_stopped_one_does_not() -> None:
         assert pulse.answers("127.0.0.1", port, 5)
 
 
+def test_an_address_that_is_not_ours_proves_nothing() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        assert pulse.answers_here("127.0.0.1", free.getsockname()[1], 1) is False
+    assert pulse.answers_here("198.51.100.77", 9, 0.2) is None  # TEST-NET-2, nobody's
+
+
 def test_not_serving_is_no_answer() -> None:
     with server("not-serving") as (port, _):
         assert not pulse.answers("127.0.0.1", port, 5)

@@ -178,6 +178,32 @@ def test_a_damaged_store_is_put_aside_and_every_worker_joins_the_new_cluster(
 
 
 @pytest.mark.parametrize("run", range(RUNS))
+def test_a_full_disk_under_the_store_is_said_and_nothing_is_lost(cluster: Headed, run: int) -> None:
+    """The store moves to a small disk of its own, which is then filled up until somebody makes room."""
+    until(cluster.whole, 120, 0.5)
+    host, posts = cluster.lab.head, len(cluster.slack())
+    aside = list(cluster.file_of().glob("gcs.set-aside-*"))
+    place = f"/root/{STATE}/gcs"
+    small = "cp -a {0} /root/kept && mount -t tmpfs -o size=24m,mode=700 lab {0} && cp -a /root/kept/. {0}"
+    fill = "dd if=/dev/zero of={0}/full bs=64k 2>/dev/null; true"
+    # With the GCS stopped, so that the copy is whole; the keeper starts one on the new place.
+    os.kill(cluster.pids("gcs")[0], signal.SIGSTOP)
+    done = host.run(["sh", "-ec", small.format(place)])
+    assert done.returncode == 0, done.stderr
+    os.kill(cluster.pids("gcs")[0], signal.SIGKILL)
+    until(cluster.whole, 150, 0.5)
+    assert host.run(["sh", "-c", fill.format(place)]).returncode == 0
+    kill("everything")(cluster)
+    log = cluster.file_of("logs", "keeper.log")
+    until(lambda: "starting the head again failed" in log.read_text(), 200, 0.5)
+    until(lambda: [m for m in cluster.slack()[posts:] if "firing" in m["text"]], 60, 0.5)
+    host.run(["rm", f"{place}/full"])
+    until(cluster.whole, 240, 0.5)
+    assert list(cluster.file_of().glob("gcs.set-aside-*")) == aside, "a full disk is no damage"
+    assert cluster.application() == "RUNNING"
+
+
+@pytest.mark.parametrize("run", range(RUNS))
 def test_a_rebooted_head_host_goes_on_when_its_keeper_is_started(cluster: Headed, run: int) -> None:
     """What the unit does at a boot: the same command line, in an environment of its own."""
     until(cluster.whole, 120, 0.5)
