@@ -88,7 +88,11 @@ def cluster(lab: Lab) -> Iterator[Headed]:
     try:
         started = made.start()
         # A worker that was late on a busy machine is the agent's to bring up.
-        until(made.whole, 180 if started.returncode else 10, 0.5)
+        try:
+            until(made.whole, 180 if started.returncode else 10, 0.5)
+        except AssertionError:
+            logs = [file.read_text()[-3000:] for file in made.file_of("logs").glob("*.log")]
+            pytest.fail("\n".join([started.stdout, started.stderr, made.get("/health"), *logs]))
         yield made
         made.stop()
     finally:
