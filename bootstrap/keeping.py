@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-BACKOFF_S = (0.0, 1.0, 5.0, 15.0, 30.0, 60.0)  # before the first, second, … remedy of one outage
+BACKOFF_S = (
+    0.0,
+    1.0,
+    5.0,
+    15.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+)  # before the first, second, … remedy of one outage
 PART_TRIES = 2  # a GCS that does not stay up by itself is started with all of the head
 SETTLED_S = 30.0  # well for so long: the next trouble is a new one
 POST_AFTER_S = 60.0

@@ -131,7 +131,7 @@ def test_everything_on_the_head_dies_and_work_on_the_worker_goes_on(one: Running
 
     cluster.kill_head()
     until(lambda: set(cluster.head_parts().values()).isdisjoint(before.values()), 30)
-    until(cluster.passes, 120)
+    until(cluster.passes, 200)  # on a machine that is too busy, Ray itself gives up once or twice
 
     assert cluster.raylets()["w1"] == worker
     first, result, last, *_ = driver(cluster, END, gate)
