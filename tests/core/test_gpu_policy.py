@@ -1,16 +1,20 @@
 """What follows from a finding by the file: nothing, a person, a quarantine, a restart without the GPU."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from config.settings import Node
+from grid_agent.core import codec, gpu_policy, report
 from grid_agent.core import messages as m
-from grid_agent.core.gpu_model import Finding
-from grid_agent.core.model import Cause, GpuAction, Phase, Policy, State
+from grid_agent.core.gpu_model import Finding, GpuBelief, Library, Reading, Sweep
+from grid_agent.core.model import Cause, GpuAction, Phase, Policy, ProbeReport, State
 from grid_agent.repair_plan import without
-from tests.core.situations import answered, refused
+from tests.core.situations import Story, answered, refused, row, task_ran
 from tests.core.test_gpus import BOTH, ONE, TWO, Watched, xid
 
 SICK = replace(ONE, ecc_uncorrectable=3)
@@ -22,7 +26,7 @@ def watched(action: GpuAction, **policy: Any) -> Watched:
     return story
 
 
-def planned(story: Watched) -> list[m.DrainNode]:
+def planned(story: Story) -> list[m.DrainNode]:
     return story.given(m.DrainNode)
 
 
@@ -176,3 +180,102 @@ def test_the_start_names_what_is_left(num_gpus: int | None, left: int) -> None:
     assert (less.num_gpus, less.env) == (left, {"A": "b", "CUDA_VISIBLE_DEVICES": "GPU-2"})
     none = without(node, replace(known, excluded=("GPU-1", "GPU-2")))
     assert (none.num_gpus, none.env["CUDA_VISIBLE_DEVICES"]) == (0, "")
+
+
+NODES = ("gpu1", "gpu2", "gpu3")
+SEEN = {
+    "well": BOTH,
+    "lost": (replace(ONE, error="GPU is lost"), TWO),
+    "gone": (TWO,),
+    "replaced": (replace(ONE, uuid="GPU-9"), TWO),
+    "ecc": (SICK, TWO),
+    "hot": (ONE, replace(TWO, temperature_c=99)),
+}
+HAPPENS = st.one_of(
+    st.tuples(st.sampled_from(NODES), st.sampled_from([*SEEN, "hang", "mismatch", "xid"])),
+    st.tuples(st.sampled_from(NODES), st.sampled_from(["die", "refuse", "stop", "go on", "uncordon"])),
+    st.tuples(st.just("all"), st.sampled_from(["pause", "resume", "a minute"])),
+)
+
+
+class Anything(Story):
+    """Three nodes of two GPUs, to which things happen by name."""
+
+    def __init__(self, **policy: Any) -> None:
+        super().__init__()
+        self.policy = Policy(**policy)
+        self.life = dict.fromkeys(NODES, "a")
+        self.number = 0
+        self.gone: set[str] = set()
+        for name in NODES:
+            self.change(name, expected_gpus=2)
+            self.see(self.listing(row(name, gpus=2)))
+
+    def happen(self, name: str, what: str) -> None:
+        if name != "all" and what in (*SEEN, "hang", "mismatch", "xid"):
+            self.shown(name, what)
+        elif what == "die" and self.state(name) is State.ALIVE:
+            self.reborn(name)
+        else:
+            self.said(name, what)
+
+    def shown(self, name: str, what: str) -> None:
+        self.number += 1
+        fields: dict[str, Any] = {"library": Library.OK, "boot_id": "b", "gpus": SEEN.get(what, BOTH)}
+        fields |= {"library": Library.MISMATCH, "gpus": ()} if what == "mismatch" else {}
+        fields |= {"events": (xid(79, f"k{self.number}"),)} if what == "xid" else {}
+        sweep = Sweep(self.number, Reading.HANGS if what == "hang" else Reading.OK, "words", **fields)
+        self.see(
+            m.NodeProbed(name, f"{name}-{self.life[name]}", ProbeReport(0.0, sweep.seen, sweep)), after=15
+        )
+
+    def reborn(self, name: str) -> None:
+        self.die(name, life=self.life[name])
+        self.life[name] = life = chr(ord(self.life[name]) + 1)
+        self.see(self.listing(row(name, life, gpus=2 - len(self.node(name).gpus.excluded))), after=5)
+        self.see(answered(name, life), task_ran(name, life), after=1)
+
+    def said(self, name: str, what: str) -> None:
+        match what:
+            case "refuse":
+                no = m.DrainAnswered(name, f"{name}-{self.life[name]}", accepted=False, detail="no")
+                self.see(no, after=1)
+            case "stop" | "go on":
+                self.gone = self.gone | {name} if what == "stop" else self.gone - {name}
+                self.see(m.PeopleStopped(frozenset(self.gone)), after=1)
+            case "uncordon":
+                self.see(m.PersonSaid(m.Verb.UNCORDON, "ann", "mended", node=name), after=1)
+            case "pause" | "resume":
+                verb = m.Verb.PAUSE if what == "pause" else m.Verb.RESUME
+                self.see(m.PersonSaid(verb, "ann", "why not", for_s=600.0), after=1)
+            case "a minute":
+                self.pass_time(60, every=20)
+
+
+@given(
+    happens=st.lists(HAPPENS, max_size=20),
+    actions=st.lists(st.sampled_from(list(GpuAction)), min_size=4, max_size=4),
+    mode=st.sampled_from(["heal", "observe"]),
+)
+@settings(max_examples=30, deadline=None)
+def test_whatever_happens(happens: list[tuple[str, str]], actions: list[GpuAction], mode: Any) -> None:
+    """One drain at a time, never the head; an incident as long as there is a finding, and no longer."""
+    keys = ("inventory", "memory", "thermal", "hang")
+    story = Anything(mode=mode, gpu=dict(zip(keys, actions, strict=True)))
+    for name, what in happens:
+        story.happen(name, what)
+        hold_together(story)
+    assert mode == "heal" or not planned(story)
+
+
+def hold_together(story: Story) -> None:
+    nodes = story.belief.nodes.values()
+    leaving = [n for n in nodes if gpu_policy.draining(n) and n.state is not State.CORDONED]
+    assert len(leaving) <= 1
+    assert all(d.node != "head" for d in planned(story))
+    for node in nodes:
+        known = node.gpus
+        told = known.incident_id is not None and story.belief.incidents[known.incident_id].open
+        assert told is bool(known.found), (known.found, known.incident_id)
+        assert codec.decode(GpuBelief, json.loads(json.dumps(codec.encode(known)))) == known
+    json.dumps(report.health(story.belief, story.now, story.policy))
