@@ -101,6 +101,8 @@ def _should_prove(belief: Belief, node: NodeBelief, now: float, policy: Policy) 
         return False
     if node.proven_id != node.incarnation.node_id or node.proof_misses:
         return _due(node.proof_asked_at, node.proof_begun_at, policy.proof_every_s, now)
+    if node.role == "head":
+        return False  # it could not be repaired from here, and every proof may cost it a worker process
     spent_at = belief.proofs_spent_at
     affordable = spent_at is None or now - spent_at >= APART_S
     asked_at = node.since if node.proof_asked_at is None else node.proof_asked_at

@@ -460,7 +460,7 @@ class Policy:
     join_s: float = 60.0
     look_every_s: float = 2.0
     proof_every_s: float = 5.0
-    prove_again_s: float = 60.0
+    prove_again_s: float = 180.0
     peer_every_s: float = 3.0
     report_s: float = 20.0
     repair_timeout_s: float = 90.0

@@ -722,3 +722,16 @@ def test_proofs_are_asked_for_every_five_seconds() -> None:
     story.see(task_missed("gpu1", "b"))
     story.pass_time(9, answered("gpu1", "b"), task_missed("gpu1", "b"))
     assert len(story.given(m.ProveNode)) == 3
+
+
+def test_workers_that_are_well_prove_themselves_again_and_never_all_at_once() -> None:
+    story = Story(40, prove_again_s=180.0)
+    listing = story.listing()
+    story.pass_time(179, listing)
+    assert story.given(m.ProveNode) == []
+    story.see(listing, after=1.5)
+    first = len(story.given(m.ProveNode))
+    assert 1 <= first <= 26, "a few seconds' worth at most"
+    story.pass_time(20, listing)
+    asked = [o.node for o in story.given(m.ProveNode)]
+    assert sorted(set(asked)) == sorted(set(story.names) - {"head"})

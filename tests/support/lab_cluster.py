@@ -23,10 +23,10 @@ FORGIVING = {"flap_deaths": 100, "node_repairs": 100, "cluster_repairs": 100, "t
 class LabCluster:
     """A head and two workers over SSH in token mode; `agent` and `guards` are those of the cluster file."""
 
-    def __init__(self, lab: Lab, **agent: float) -> None:
+    def __init__(self, lab: Lab, nodes: dict[str, dict[str, Any]] | None = None, **agent: float) -> None:
         self.lab = lab
         guards = {**FORGIVING, "breaker_nodes": 100, "probation_s": 1}
-        self.file = lab.write_cluster_file(agent=agent, guards=guards)
+        self.file = lab.write_cluster_file(nodes=nodes, agent=agent, guards=guards)
 
     # --- the commands ---
 

@@ -1,0 +1,147 @@
+"""A world that answers what the core asks, truthfully or not, while the bookkeeper reads along.
+
+Short here; `scripts/campaign` runs it for long.
+"""
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from grid_agent.core import messages as m
+from grid_agent.core.model import HostFacts, Miss, Policy, Raylet
+from grid_agent.core.step import begin, step
+from tests.core.invariants import Witnesses, believed
+from tests.core.situations import START, configured, row
+
+NAMES = ("head", "gpu1", "gpu2", "gpu3", "gpu4")
+WORKERS = st.sampled_from(NAMES[1:])
+SECONDS = st.sampled_from((0.0, 0.2, 1.0, 3.0, 11.0, 60.0, 130.0))
+FACTS = st.builds(
+    HostFacts,
+    port=st.just(7),
+    listening=st.sampled_from((None, True, False)),
+    greets=st.sampled_from((None, True, False)),
+    oom=st.sampled_from(((), ("Killed process 1 (raylet)",))),
+    pressure=st.sampled_from(({}, {"cpu": 99.0})),
+)
+
+
+class Cluster(RuleBasedStateMachine):
+    """The belief under test, the rows of its GCS, and the questions nobody has answered yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy, self.now = Policy(hang_s=20, unreachable_s=30, join_s=15, prove_again_s=30), START
+        self.belief = begin((configured(n) for n in NAMES), self.now)
+        self.bookkeeper = Witnesses(self.policy, frozenset(NAMES), "head")
+        self.lives = dict.fromkeys(NAMES, "a")
+        self.open: list[m.Order] = []
+        self.see(self.listing(), *(m.TaskRan(n, self.id(n)) for n in NAMES))
+
+    def id(self, name: str) -> str:
+        return f"{name}-{self.lives[name]}"
+
+    def listing(self, *dead: str) -> m.NodesListed:
+        return m.NodesListed(tuple(row(n, life, alive=n not in dead) for n, life in self.lives.items()))
+
+    def see(self, *events: m.Event) -> None:
+        for event in events:
+            self.bookkeeper.saw(self.now, event)
+        self.belief, orders = step(self.belief, events, self.now, self.policy)
+        for order in orders:
+            self.bookkeeper.ordered(self.now, order)
+        self.open = [*self.open, *(o for o in orders if not isinstance(o, m.Notify))][-20:]
+
+    @rule(seconds=SECONDS, lag_ms=st.sampled_from((0.0, 0.0, 0.0, 300.0, 1500.0, 60_000.0)))
+    def time_passes(self, seconds: float, lag_ms: float) -> None:
+        self.now += seconds
+        self.see(m.LoopLagged(lag_ms))
+
+    @rule(name=WORKERS, how=st.sampled_from((None, *Miss)), times=st.integers(1, 3))
+    def a_heartbeat(self, name: str, how: Miss | None, times: int) -> None:
+        for _ in range(times):
+            self.now += 1.0
+            beat = m.HeartbeatAnswered(name, self.id(name), 0.5)
+            self.see(beat if how is None else m.HeartbeatMissed(name, self.id(name), how))
+
+    @rule(dead=st.sets(WORKERS, max_size=2))
+    def the_gcs_answers(self, dead: set[str]) -> None:
+        self.see(self.listing(*dead))
+
+    @rule()
+    def the_gcs_is_silent(self) -> None:
+        self.see(m.GcsWentSilent("no answer"))
+
+    @rule(name=WORKERS)
+    def a_raylet_is_born(self, name: str) -> None:
+        self.lives[name] = chr(min(ord("z"), ord(self.lives[name]) + 1))
+        self.see(self.listing())
+
+    @rule(loopback=st.sampled_from((1.0, 400.0, None)), step_s=st.sampled_from((0.0, 2.0, 100.0)))
+    def the_agent_looks_at_itself(self, loopback: float | None, step_s: float) -> None:
+        self.see(m.SelfChecked(0, loopback, 50.0, step_s))
+
+    @rule(names=st.sets(WORKERS, max_size=1))
+    def people_stop(self, names: set[str]) -> None:
+        self.see(m.PeopleStopped(frozenset(names)))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), how=st.sampled_from((None, *Miss)), ok=st.booleans(), seen=FACTS)
+    def a_question_is_answered(
+        self, data: st.DataObject, how: Miss | None, ok: bool, seen: HostFacts
+    ) -> None:
+        order = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        self.see(self.answer(order, how, ok, seen))
+
+    def answer(self, order: m.Order, how: Miss | None, ok: bool, seen: HostFacts) -> m.Event:
+        match order:
+            case m.LookAtHost(name, node_id, by) if how is Miss.UNREACHABLE:
+                return m.HostUnreachable(name, by, "no route", node_id)
+            case m.LookAtHost(name, _, by) if how is Miss.NOT_SERVING:
+                return m.LookFailed(name, by, "key_refused")
+            case m.LookAtHost(name, node_id, by):
+                there = (Raylet(1, self.id(name)),) if ok else ()
+                return m.HostLooked(name, by, there, asked_about=node_id, facts=seen)
+            case m.AskPeer(name, node_id, by):
+                return m.PeerChecked(name, node_id, by, how)
+            case m.ProveFromPeer(name, node_id, by):
+                return m.PeerPlaced(name, node_id, by, ok)
+            case m.ProveNode(name, node_id):
+                return m.TaskRan(name, node_id) if ok else m.TaskMissed(name, node_id, "late")
+            case m.TellRay(name, node_id):
+                return m.RayTold(name, node_id, ok)
+            case m.RestartWorker(name, _, attempt):
+                return m.RepairEnded(name, attempt, ok, "said so", curable=how is not Miss.REFUSED)
+        raise AssertionError(order)
+
+    @invariant()
+    def what_is_believed_makes_sense(self) -> None:
+        believed(self.belief)
+        again, orders = step(self.belief, (), self.now, self.policy)
+        assert (again, orders) == (self.belief, ())
+
+
+def run(examples: int, steps: int) -> None:
+    quiet = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    run_state_machine_as_test(
+        Cluster,
+        settings=settings(
+            max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=quiet
+        ),
+    )
+
+
+def test_no_rule_is_broken_whatever_the_world_answers() -> None:
+    run(25, 40)
+
+
+@pytest.mark.slow
+def test_no_rule_is_broken_however_long_it_goes_on() -> None:
+    run(1500, 120)
