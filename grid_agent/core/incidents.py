@@ -52,9 +52,7 @@ def report(belief: Belief, node: NodeBelief, now: float, after_s: float) -> Beli
     if known is not None:
         if known.nodes == (node.name,) and known.cause is not node.cause:
             return add(recast(belief, node), node, f"{node.name}, looked at again: {node.cause}", now)
-        phase = _phase(belief, known)
-        told = known if phase is known.phase else replace(known, phase=phase)
-        return belief if told is known else replace(belief, incidents={**belief.incidents, told.id: told})
+        return belief
     if node.cause not in NOT_OURS or node.cause_since is None or now - node.cause_since < after_s:
         return belief
     incident = Incident(
@@ -69,6 +67,15 @@ def report(belief: Belief, node: NodeBelief, now: float, after_s: float) -> Beli
         steps=(Step(now, _found(node)),),
     )
     return _attach(replace(belief, next_incident_id=incident.id + 1), incident, node)
+
+
+def rephase(belief: Belief) -> Belief:
+    """What became of all its nodes in this step says whether an open incident needs a person."""
+    found = {k: i for k, i in belief.incidents.items() if i.open and _phase(belief, i) is not i.phase}
+    if not found:
+        return belief
+    told = {k: replace(i, phase=_phase(belief, i)) for k, i in found.items()}
+    return replace(belief, incidents={**belief.incidents, **told})
 
 
 def recast(belief: Belief, node: NodeBelief) -> Belief:

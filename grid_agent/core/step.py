@@ -63,7 +63,7 @@ def step(
     for name in awake:
         belief, more = _act(belief, belief.nodes[name], now, policy)
         orders += more
-    belief, changed = incidents.revise(belief, before.incidents)
+    belief, changed = incidents.revise(incidents.rephase(belief), before.incidents)
     belief = rest.note(incidents.trim(belief, policy.max_incidents), awake)
     belief = evidence.shared_table(belief)
     return belief, (*orders, *(m.Notify(i) for i in changed))
