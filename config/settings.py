@@ -251,6 +251,10 @@ class Guards(Frozen):
     """Workers that must fail at once, besides being half of them, to hold every repair. Default 2."""
     mass_window_s: Annotated[float, _seconds(1, 3600)] = 10.0
     """Seconds within which failures are at once. Default 10."""
+    disrupt: bool = False
+    """Whether a node that still runs work may be restarted by itself, with that work lost. Default false."""
+    drain_s: Annotated[float, _seconds(0, 86_400)] = 30.0
+    """Seconds work may go on on a node that is to be restarted, once Ray drains it. Default 30."""
     do_not_disturb: Annotated[tuple[Hours, ...], BeforeValidator(_as_tuple), Field(max_length=24)] = ()
     """Hours in UTC, such as "22:00-06:00", without repairs but at a person's request. Default: none."""
 

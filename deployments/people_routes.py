@@ -72,6 +72,12 @@ class Cordon(Words):
     for_s: Seconds | None = None
 
 
+class Repair(Words):
+    """Whether work that still runs there may be lost."""
+
+    disrupt: bool = False
+
+
 # --- who may -------------------------------------------------------------------------------------
 
 
@@ -210,3 +216,10 @@ async def uncordon(node: str, request: Request, at: AtDesk) -> dict[str, Any]:
     """Take the node into the agent's hands again: reason, by. 409: it is not cordoned."""
     words = await _read(request, Words)
     return await _say(at, m.PersonSaid(m.Verb.UNCORDON, words.by, words.reason, node))
+
+
+@router.post("/nodes/{node}/repair", dependencies=CHANGES)
+async def repair(node: str, request: Request, at: AtDesk) -> dict[str, Any]:
+    """Restart this node, after a drain if it runs: reason, disrupt (work may be lost), by. 409: refused."""
+    words = await _read(request, Repair)
+    return await _say(at, m.PersonSaid(m.Verb.REPAIR, words.by, words.reason, node, disrupt=words.disrupt))

@@ -10,6 +10,7 @@ import httpx
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 5.0
+CHANGE_S = 20.0  # for a change: what runs on a node may have to be listed first
 REPORT = {"status", "age_s", "mode", "observer", "nodes", "incidents"}
 
 
@@ -57,7 +58,7 @@ def post(url: str, path: str, body: dict[str, Any], token: str | None) -> dict[s
         DeclinedError: It answered that it will not.
     """
     where = f"{_checked(url)}/cluster{path}"
-    answer = _send("POST", where, token, body)
+    answer = _send("POST", where, token, body, CHANGE_S)
     try:
         said = answer.json()
     except ValueError:
@@ -69,13 +70,19 @@ def post(url: str, path: str, body: dict[str, Any], token: str | None) -> dict[s
     raise ApiError(f"{where} answered {answer.status_code}, and not as grid-agent does: is --url right?")
 
 
-def _send(verb: str, where: str, token: str | None, body: dict[str, Any] | None = None) -> httpx.Response:
+def _send(
+    verb: str,
+    where: str,
+    token: str | None,
+    body: dict[str, Any] | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> httpx.Response:
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
-        return httpx.request(verb, where, headers=headers, json=body, timeout=TIMEOUT_S, trust_env=False)
+        return httpx.request(verb, where, headers=headers, json=body, timeout=timeout_s, trust_env=False)
     except httpx.TimeoutException:
         raise ApiError(
-            f"{where} did not answer in {TIMEOUT_S:g} s: is the head overloaded or stopped?"
+            f"{where} did not answer in {timeout_s:g} s: is the head overloaded or stopped?"
         ) from None
     except httpx.HTTPError as error:
         raise ApiError(

@@ -63,7 +63,7 @@ def why(
 
 app.command()(validate)
 app.command()(env)
-for _tell in (people.pause, people.resume, people.cordon, people.uncordon):
+for _tell in (people.pause, people.resume, people.cordon, people.uncordon, people.repair):
     app.command()(_tell)
 app.add_typer(people.breaker, name="breaker")
 

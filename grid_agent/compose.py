@@ -34,6 +34,7 @@ from grid_agent.edges.gcs import Gcs
 from grid_agent.edges.head_news import HeadNews
 from grid_agent.edges.heartbeat import Heartbeats
 from grid_agent.edges.journal import Journal, Sent
+from grid_agent.edges.live_work import LiveWorks
 from grid_agent.edges.looks import Looks
 from grid_agent.edges.outbox import LogOutbox, Outbox
 from grid_agent.edges.people import StoppedByPeople
@@ -52,6 +53,8 @@ MIN_LATE_S = 3.0
 READY_EVERY_S = 5.0
 CONNECTED_EVERY_S = 60.0
 LOCK_POLL_S = 0.2
+ANSWER_S = 15.0  # for Ray to say what runs on a node
+ANSWER_POLL_S = 0.05
 SELF_EVERY_S = 2.0
 PHASE_S = 0.12
 DRAIN_S = 2.0
@@ -89,6 +92,8 @@ def policy_of(settings: Settings) -> Policy:
         gpu={key: GpuAction(value) for key, value in settings.gpu.policy},
         gpu_drain_s=settings.gpu.drain_s,
         gpu_return_s=settings.gpu.return_s,
+        disrupt=guards.disrupt,
+        drain_s=guards.drain_s,
         do_not_disturb=tuple(_minutes(hours) for hours in guards.do_not_disturb),
     )
 
@@ -177,6 +182,7 @@ class Agent:
             people=StoppedByPeople(self.paths.stopped),
             notifier=Everywhere(LogOutbox(), self.outbox and Continued(self.outbox, self._head_news)),
             journal=self.journal,
+            works=LiveWorks(),
             self_check=self._self_check,
         )
         self._edges = edges
@@ -268,9 +274,21 @@ class Agent:
         if objection is not None:
             raise RefusedError(objection)
         await self.loop.hear(said)
+        if said.verb is m.Verb.REPAIR:
+            await self._asked(said.node or "")
         text = people.sentence(self.loop.belief, said)
         log.info("%s", text)
         return text
+
+    async def _asked(self, name: str) -> None:
+        """Wait until the restart that a person asked for is begun, prepared or refused."""
+        for _ in range(int(ANSWER_S / ANSWER_POLL_S)):
+            node = self.loop.belief.nodes[name]
+            if node.ask_refused is not None:
+                raise RefusedError(f"{name} is not restarted: {node.ask_refused}")
+            if node.asked is None or node.drain_ends_at is not None:
+                return
+            await asyncio.sleep(ANSWER_POLL_S)
 
     # --- reads, all from memory ---
 

@@ -38,6 +38,7 @@ class Edges:
     notifier: ports.Notifier
     journal: ports.Journal
     self_check: ports.SelfCheck | None = None
+    works: ports.LiveWorks | None = None  # without it no node that still runs is restarted
 
 
 class Loop:
@@ -144,6 +145,8 @@ class Loop:
                 self._spawn(self._answer(self._edges.remote.prove(order)))
             case m.TellRay():
                 self._spawn(self._answer(self._edges.gcs.tell_dead(order)))
+            case m.ListWork() if self._edges.works is not None:
+                self._spawn(self._answer(self._edges.works.list_work(order)))
             case m.DrainNode():
                 self._edges.probes.let_go([order.node])
                 self._spawn(self._answer(self._edges.gcs.drain(order)))

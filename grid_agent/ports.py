@@ -43,6 +43,12 @@ class Hosts(Protocol):
     async def look(self, order: m.LookAtHost, by: NodeBelief) -> m.Event: ...
 
 
+class LiveWorks(Protocol):
+    """What runs on a node, before it is restarted on purpose."""
+
+    async def list_work(self, order: m.ListWork) -> m.WorkListed: ...
+
+
 class Remote(Protocol):
     """Ray tasks: the no-op that proves a node, from here or from a peer, and the repair on a live one."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Miss, NodeBelief, Policy, Raylet, State
+from grid_agent.core.model import Belief, LiveWork, Miss, NodeBelief, Policy, Raylet, State
 from grid_agent.core.step import begin, step
 
 TURN = 100  # checks in one round, as the heartbeats make in a large cluster
@@ -344,6 +344,11 @@ class SimulatedCluster:
                 if not self._proofs:  # a thousand that join at once are proven in one step
                     later(self.rng.uniform(0.05, 0.3), self._prove)
                 self._proofs.append((name, node_id))
+            case m.ListWork(name, node_id):
+                listed = m.WorkListed(name, node_id, LiveWork(0.0, node_id))
+                later(self.rng.uniform(0.1, 0.9), partial(self._deliver, listed))
+            case m.DrainNode(name, node_id):
+                later(0.1, partial(self._deliver, m.DrainAnswered(name, node_id, accepted=True)))
             case m.TellRay(name, node_id):
                 later(0.09, partial(self._tell, name, node_id))
             case m.RestartWorker(name, _, attempt, fence):

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Incident, Miss, NodeBelief, Phase, Policy, State
+from grid_agent.core.model import Incident, LiveWork, Miss, NodeBelief, Phase, Policy, State
 from grid_agent.core.step import begin
 from grid_agent.loop import Edges, Loop
 from grid_agent.testing import MemoryJournal
@@ -41,6 +41,9 @@ class World:
             for n, i in self.ids.items()
         )
         return m.NodesListed(tuple(rows))
+
+    async def list_work(self, order: m.ListWork) -> m.WorkListed:
+        return m.WorkListed(order.node, order.node_id, LiveWork(0.0, order.node_id))
 
     async def tell_dead(self, order: m.TellRay) -> m.RayTold:
         self.told.append(order.node_id)
@@ -96,7 +99,7 @@ async def watched(world: World) -> AsyncIterator[Loop]:
         NodeBelief(n, "127.0.0.1", "head" if n == "head" else "worker", State.JOINING, world.now)
         for n in NAMES
     ]
-    edges = Edges(world, world, world, world, world, world, world, world.journal)  # type: ignore[arg-type]
+    edges = Edges(world, world, world, world, world, world, world, world.journal, works=world)  # type: ignore[arg-type]
     loop = Loop(begin(nodes, world.now), Policy(), world, edges)
     running = asyncio.create_task(loop.run())
     try:

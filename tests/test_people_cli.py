@@ -74,6 +74,16 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             {"reason": "fan", "for_s": 172800.0},
         ),
         (["uncordon", "gpu1"], "/nodes/gpu1/uncordon", {"reason": "done"}),
+        (
+            ["repair", "gpu1", "--reason", "driver"],
+            "/nodes/gpu1/repair",
+            {"reason": "driver", "disrupt": False},
+        ),
+        (
+            ["repair", "gpu1", "--reason", "driver", "--disrupt"],
+            "/nodes/gpu1/repair",
+            {"reason": "driver", "disrupt": True},
+        ),
         (["breaker", "close", "--reason", "looked"], "/breaker/close", {"reason": "looked"}),
         (["cordon", "../pause", "--reason", "x"], "/nodes/..%2Fpause/cordon", {"reason": "x", "for_s": None}),
     ],

@@ -1,4 +1,4 @@
-"""What a person tells the agent: pause, resume, cordon, uncordon, close the breaker. Exit 5: it refuses."""
+"""What a person tells the agent: pause, cordon, repair, close the breaker. Exit 5: it refuses."""
 
 import getpass
 import json
@@ -60,6 +60,20 @@ def uncordon(
 ) -> None:
     """Take a node into the agent's hands again. Exit 5: it is not cordoned."""
     _tell(url, f"/nodes/{quote(node, safe='')}/uncordon", {"reason": reason}, output)
+
+
+def repair(
+    node: Node,
+    reason: Reason,
+    disrupt: Annotated[
+        bool, typer.Option("--disrupt", help="Although work that still runs there may be lost.")
+    ] = False,
+    url: Url = api_client.DEFAULT_URL,
+    output: Output = Format.TEXT,
+) -> None:
+    """Restart a node now; one that runs is drained first. Exit 5: a guard refuses, and says why."""
+    body = {"reason": reason, "disrupt": disrupt}
+    _tell(url, f"/nodes/{quote(node, safe='')}/repair", body, output)
 
 
 breaker = typer.Typer(

@@ -106,6 +106,8 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
     match event:
         case m.HeartbeatAnswered(_, _, rtt_ms):
             return replace(node, heartbeat=Heartbeat(answered_at=now, rtt_ms=rtt_ms))
+        case m.WorkListed(_, _, work):
+            return replace(node, work=replace(work, at=now))
         case m.HeartbeatMissed(_, _, how, detail):
             return replace(node, heartbeat=_missed(node.heartbeat, how, detail, now))
         case m.PeerChecked(_, _, by, how, detail):

@@ -7,12 +7,28 @@ Called by `repair`, `step` and `report`; `docs/guards.md` is printed from SETTIN
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
-from grid_agent.core import awareness, facts, ladder, placement
-from grid_agent.core.model import GONE, Belief, Cause, NodeBelief, Policy, Refusal, Rung, State, Word
+from grid_agent.core import awareness, facts, ladder, placement, planned
+from grid_agent.core.model import (
+    GONE,
+    Belief,
+    Cause,
+    LiveWork,
+    NodeBelief,
+    Policy,
+    Refusal,
+    Rung,
+    State,
+    Word,
+)
 
 WITNESSES = 2
 # These hand the node to a person.
 FINAL = frozenset({Refusal.NODE_BUDGET, Refusal.NOT_CURABLE, Refusal.FLAPPING})
+# What a person who asks for a repair has weighed.
+SPARED = frozenset(
+    {Refusal.ONE_WITNESS, Refusal.NOT_CURABLE, Refusal.FLAPPING, Refusal.NODE_BUDGET}
+    | {Refusal.DO_NOT_DISTURB, Refusal.BACKING_OFF, Refusal.CLUSTER_BUDGET}
+)
 # Each guard, in the order in which they are asked -> what sets it, with the default.
 SETTINGS: Mapping[Refusal, str] = {
     Refusal.HEAD: "always",
@@ -34,12 +50,15 @@ SETTINGS: Mapping[Refusal, str] = {
     Refusal.IN_FLIGHT: "always",
     Refusal.CLUSTER_BUDGET: "`guards.cluster_repairs: 10`, `guards.cluster_window_s: 600`",
     Refusal.NO_REPAIRER: "`can_repair` of the nodes",
+    Refusal.LIVE_WORK: "`guards.disrupt: false`, or `grid-agent repair NODE --disrupt`",
 }
 
 
 def refusal(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Refusal | None:
     """Return why `node` may not be restarted now, or None: permitted."""
-    return next((why for no, why in _questions(belief, node, now, policy) if no), None)
+    spared = SPARED if node.asked is not None else frozenset()
+    asked = _questions(belief, node, now, policy)
+    return next((why for no, why in asked if no and why not in spared), None)
 
 
 def refusals(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> list[Refusal]:
@@ -71,6 +90,7 @@ def _questions(
     yield any(n.in_flight or n.state is State.REPAIRING for n in belief.nodes.values()), Refusal.IN_FLIGHT
     yield ladder.cluster_used_up(belief, now, policy), Refusal.CLUSTER_BUDGET
     yield placement.choose(belief, node) is None, Refusal.NO_REPAIRER
+    yield planned.in_the_way(node, policy), Refusal.LIVE_WORK
 
 
 def explain(no: Refusal, belief: Belief, node: NodeBelief, now: float, policy: Policy) -> str:
@@ -82,6 +102,10 @@ def explain(no: Refusal, belief: Belief, node: NodeBelief, now: float, policy: P
             return f"{no} ({said(node.cordon)}); grid-agent uncordon {node.name} ends it"
         case Refusal.BREAKER:
             return f"{no} with grid-agent breaker close --reason: {belief.breaker.why}"
+        case Refusal.LIVE_WORK if node.work is not None:
+            return (
+                f"{no}: {work(node.work)}; grid-agent repair {node.name} --disrupt restarts it all the same"
+            )
         case Refusal.DO_NOT_DISTURB:
             until = quiet_until(now, policy)
             return f"{no}" if until is None else f"{no} until {clock(until)}"
@@ -94,6 +118,14 @@ def explain(no: Refusal, belief: Belief, node: NodeBelief, now: float, policy: P
             most = f"at most {policy.cluster_attempts} within {policy.cluster_window_s:.0f} s"
             return f"{no}: {most}"
     return str(no)
+
+
+def work(found: LiveWork) -> str:
+    """What runs there, in a few words."""
+    if found.trouble is not None:
+        return f"what runs there could not be listed ({found.trouble})"
+    counts = ", ".join(f"{count} {kind}" for kind, count in found.counts.items() if count)
+    return counts + (f" ({', '.join(found.names[:5])})" if found.names else "")
 
 
 def said(word: Word) -> str:

@@ -12,7 +12,7 @@ from grid_agent.core import codec
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, NodeBelief
 
-LOOKING = (m.LookAtHost, m.ProveNode, m.AskPeer, m.ProveFromPeer, m.Notify)
+LOOKING = (m.ListWork, m.LookAtHost, m.ProveNode, m.AskPeer, m.ProveFromPeer, m.Notify)
 
 
 @dataclass(frozen=True, slots=True)

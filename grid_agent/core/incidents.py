@@ -204,6 +204,8 @@ def _with(incident: Incident, now: float, text: str, name: str = "") -> tuple[St
 
 
 def _found(node: NodeBelief) -> str:
+    if node.cause is Cause.ASKED:
+        return f"{node.name}: {node.cause}"
     why = "; ".join(node.evidence)
     what = "is dead" if node.state is State.DEAD else "is not well"
     return f"{node.name} {what}: {node.cause}" + (f" ({why})" if why else "")

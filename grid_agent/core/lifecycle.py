@@ -29,6 +29,10 @@ TRANSITIONS: dict[tuple[State, State], str] = {
     (State.REPAIRING, State.CORDONED): "a person stopped it",
     (State.GAVE_UP, State.ALIVE): "a person brought it back and a pinned task has run",
     (State.GAVE_UP, State.CORDONED): "a person stopped it",
+    (State.JOINING, State.REPAIRING): "a person asked for a restart",
+    (State.ALIVE, State.REPAIRING): "a person asked for a restart, and no work is in the way",
+    (State.SUSPECT, State.REPAIRING): "a person asked for a restart",
+    (State.GAVE_UP, State.REPAIRING): "a person asked for one more restart",
     (State.CORDONED, State.JOINING): "a person let it go on",
 }
 

@@ -12,6 +12,7 @@ from grid_agent.core.model import (
     Cause,
     HostFacts,
     Incident,
+    LiveWork,
     Miss,
     Outage,
     ProbeReport,
@@ -239,6 +240,7 @@ class Verb(StrEnum):
     CORDON = "cordon"
     UNCORDON = "uncordon"
     CLOSE_BREAKER = "close the breaker"
+    REPAIR = "repair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +252,16 @@ class PersonSaid:
     reason: str
     node: str | None = None
     for_s: float | None = None
+    disrupt: bool = False  # a repair may end work that still runs there
+
+
+@dataclass(frozen=True, slots=True)
+class WorkListed:
+    """What runs on this incarnation, or why that could not be listed."""
+
+    node: str
+    node_id: str
+    work: LiveWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +308,7 @@ Event = (
     | HeartbeatsSwept
     | PeopleStopped
     | PersonSaid
+    | WorkListed
     | SlackChanged
     | JournalChanged
 )
@@ -357,6 +370,14 @@ class TellRay:
 
 
 @dataclass(frozen=True, slots=True)
+class ListWork:
+    """Ask Ray what runs on this incarnation. Ends in WorkListed."""
+
+    node: str
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class DrainNode:
     """Have Ray give this incarnation no new work; it leaves when it is idle. Ends in DrainAnswered."""
 
@@ -385,4 +406,6 @@ class Notify:
     incident: Incident
 
 
-Order = LookAtHost | AskPeer | ProveFromPeer | ProveNode | TellRay | DrainNode | RestartWorker | Notify
+Order = (
+    LookAtHost | AskPeer | ProveFromPeer | ProveNode | TellRay | ListWork | DrainNode | RestartWorker | Notify
+)

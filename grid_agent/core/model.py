@@ -46,6 +46,7 @@ class Cause(StrEnum):
     OBSERVER_SICK = "observer sick"
     HEAD_DOWN = "head down"
     GPU_DIFFERS = "GPU differs"
+    ASKED = "restart asked for by a person"
     GPU_UNWELL = "GPU unwell"  # it is there, and complains
 
 
@@ -102,6 +103,7 @@ class Refusal(StrEnum):
     HEAD = "the head is not repaired from inside the cluster"
     NOT_CURABLE = "a restart does not cure this; a person must change something"
     HOST_UNREACHABLE = "nobody reaches the host; waiting until it answers"
+    LIVE_WORK = "it still runs work, which a restart would end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,35 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """A person wants a node restarted. `disrupt`: although work on it may be lost."""
+
+    by: str
+    reason: str
+    at: float
+    disrupt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWork:
+    """What runs on one incarnation: counts by kind (tasks, actors, ...), and some of the names.
+
+    `trouble` says why it could not be listed; then nothing is known.
+    """
+
+    at: float
+    node_id: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    trouble: str | None = None
+
+    @property
+    def nothing(self) -> bool:
+        """It was listed, and nothing runs there."""
+        return self.trouble is None and not any(self.counts.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One repair of one node. `ended_at` None: under way."""
 
@@ -308,6 +339,11 @@ class NodeBelief:
     # When it was found dead, within the flapping window.
     deaths: tuple[float, ...] = field(default=(), metadata=CLOCK)
     cordon: Word | None = None
+    asked: Ask | None = None
+    ask_refused: str | None = None  # why nothing was done about the last one
+    work: LiveWork | None = None
+    work_asked_at: float | None = None
+    drain_ends_at: float | None = None  # Ray was asked to drain it until then
     next_attempt_at: float | None = None
     refusal: Refusal | None = None
     incident_id: int | None = None
@@ -476,6 +512,8 @@ class Policy:
     flap_window_s: float = 600.0
     breaker_nodes: int = 3
     do_not_disturb: tuple[tuple[int, int], ...] = ()
+    disrupt: bool = False
+    drain_s: float = 30.0
     mass_window_s: float = 10.0
     mass_minimum: int = 2
     gcs_silent_s: float = 3.0

@@ -6,9 +6,9 @@ Pure; called by `step`, and `objection` by the HTTP edge before anything is said
 
 from dataclasses import replace
 
-from grid_agent.core import breaker, evidence, gpus, guard, incidents, lifecycle
+from grid_agent.core import breaker, evidence, gpus, guard, incidents, lifecycle, planned
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Heartbeat, NodeBelief, State, Word
+from grid_agent.core.model import Ask, Belief, Heartbeat, NodeBelief, State, Word
 
 
 def objection(belief: Belief, said: m.PersonSaid) -> str | None:
@@ -21,6 +21,12 @@ def objection(belief: Belief, said: m.PersonSaid) -> str | None:
             )
         case m.Verb.CORDON if node is not None and node.role == "head":
             return f"{node.name} is the head, which is never repaired from inside the cluster: pause instead"
+        case m.Verb.REPAIR if node is not None and (node.role == "head" or held(node)):
+            kept = "the head, which is not repaired from inside the cluster"
+            kept = kept if node.role == "head" else "cordoned or stopped: let go of it first"
+            return f"{node.name} is {kept}"
+        case m.Verb.REPAIR if node is not None and (node.in_flight or node.state is State.REPAIRING):
+            return f"{node.name} is being repaired already"
         case m.Verb.RESUME if belief.paused is None:
             return "repairs are not paused"
         case m.Verb.CLOSE_BREAKER if belief.breaker.opened_at is None:
@@ -36,6 +42,10 @@ def sentence(belief: Belief, said: m.PersonSaid) -> str:
             return f"repairs are paused by {guard.said(belief.paused)}"
         case m.Verb.CORDON if node is not None and node.cordon is not None:
             return f"{node.name} is left alone: cordoned by {guard.said(node.cordon)}"
+        case m.Verb.REPAIR if node is not None and node.asked is not None:
+            return f"{node.name} is drained first, and then restarted"
+        case m.Verb.REPAIR if node is not None:
+            return f"{node.name} is being restarted"
     done = {m.Verb.RESUME: "resumed repairs", m.Verb.CLOSE_BREAKER: "closed the breaker"}
     return f"{said.by} {done.get(said.verb, f'{said.verb}ed {said.node}')}: {said.reason}"
 
@@ -58,6 +68,10 @@ def hear(belief: Belief, said: m.Event, now: float) -> Belief:
             return evidence.put(belief, replace(node, cordon=word))
         case m.Verb.UNCORDON if node is not None:
             return evidence.put(belief, replace(node, cordon=None))
+        case m.Verb.REPAIR if node is not None:
+            ask = Ask(said.by, said.reason, now, said.disrupt)
+            anew = replace(planned.forget(node), asked=ask, tries=0, deaths=())
+            return evidence.put(belief, anew)
     return belief
 
 

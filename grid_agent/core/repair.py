@@ -14,6 +14,7 @@ from grid_agent.core import (
     ladder,
     lifecycle,
     placement,
+    planned,
     resume,
     withdrawal,
 )
@@ -71,7 +72,8 @@ def what_helped(node: NodeBelief) -> str:
 
 def died(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
     """A node has just been found dead: open its incident, and count what that says of earlier repairs."""
-    node = ladder.died(node, now, policy)
+    if node.asked is None:  # a node that is drained ends by itself
+        node = ladder.died(node, now, policy)
     belief = evidence.put(belief, node)
     if ladder.flapping(node, now, policy):
         belief = incidents.reopen(belief, node, now, policy.flap_window_s)
@@ -85,23 +87,57 @@ def consider(
     belief: Belief, node: NodeBelief, now: float, policy: Policy
 ) -> tuple[Belief, tuple[m.Order, ...]]:
     """Ask the guards; restart, give up, or say why not. Its host may tell first what ended the raylet."""
-    if node.state is not State.DEAD or inquiry.pending(node, now):
+    if not planned.may_begin(node) or inquiry.pending(node, now):
         return belief, ()
     no = guard.refusal(belief, node, now, policy)
+    if node.asked is not None and planned.declined(node, no, now, policy):
+        return _decline(belief, node, no, now, policy), ()
+    if node.asked is not None and no is not None:
+        return belief, ()  # it is being drained already: there is no way back
     if no in guard.FINAL:
         return _give_up(_refuse(belief, node, no, now, policy), node, no, now, policy), ()
     run_on = placement.choose(belief, node) if no is None else None
     if run_on is None:
-        return _refuse(belief, node, no, now, policy), ()
+        belief = _refuse(belief, node, no, now, policy)
+        in_the_way = no is Refusal.LIVE_WORK
+        return planned.look_again(belief, belief.nodes[node.name], now) if in_the_way else (belief, ())
+    belief, first, ready = planned.prepare(belief, node, now, policy)
+    if not ready:
+        return belief, first
+    return _begin(belief, node, run_on, now, policy)
+
+
+def _begin(
+    belief: Belief, node: NodeBelief, run_on: str, now: float, policy: Policy
+) -> tuple[Belief, tuple[m.Order, ...]]:
+    """Every guard permits, and no work is in the way."""
+    by_person = node.asked
+    if by_person is not None:
+        node = planned.forget(replace(node, cause=node.cause or Cause.ASKED))
+        belief = evidence.put(belief, node)
+        belief = belief if node.incident_id is not None else incidents.open_for(belief, node, now, 0.0)
+        node = belief.nodes[node.name]
+        said = f"{by_person.by} asked for a restart of {node.name}: {by_person.reason}"
+        belief = incidents.add(belief, node, said, now)
     alive = sum(n.state is State.ALIVE for n in belief.nodes.values())
     begun = replace(ladder.begin(node, run_on, now, policy, alive), refusal=None)
-    begun = lifecycle.move(begun, State.REPAIRING, now, node.cause)
+    begun = planned.forget(lifecycle.move(begun, State.REPAIRING, now, node.cause))
     belief = replace(belief, repairs=replace(belief.repairs, started=belief.repairs.started + 1))
     last = begun.attempts[-1]
     more = "clearing the leftovers of and " if last.rung is Rung.CLEAR else ""
     text = f"{more}restarting {node.name} by a task on {run_on} (attempt {last.number})"
     belief = incidents.add(evidence.put(belief, begun), begun, text, now, Phase.REPAIRING)
-    return belief, (m.RestartWorker(node.name, run_on, last.number, last.fence_node_id, last.rung),)
+    restart = m.RestartWorker(
+        node.name, run_on, last.number, last.fence_node_id, last.rung, by_person=by_person is not None
+    )
+    return belief, (restart,)
+
+
+def _decline(belief: Belief, node: NodeBelief, no: Refusal | None, now: float, policy: Policy) -> Belief:
+    """What a person asked for is not done, and the person is told why; asking again is free."""
+    why = "it could not be begun in time" if no is None else guard.explain(no, belief, node, now, policy)
+    declined = planned.forget(node, why)
+    return incidents.add(evidence.put(belief, declined), declined, f"not restarting {node.name}: {why}", now)
 
 
 def hand_over(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:

@@ -121,8 +121,15 @@ def _node(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[
         "cause": None if node.cause is None else str(node.cause),
         "heartbeat": {"age_s": age_s, "rtt_ms": rtt_ms},
         "gpus": gpu_report.counts(node),
-        "action": action(belief, node, now, policy),
+        "action": _asked(node) or action(belief, node, now, policy),
     }
+
+
+def _asked(node: NodeBelief) -> str | None:
+    """What is being done for a person who wants the node restarted."""
+    if node.asked is None or node.state is State.REPAIRING:
+        return None
+    return f"{node.asked.by} asked for a restart; what runs there is listed and drained first"
 
 
 def action(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> str | None:

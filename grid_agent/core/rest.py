@@ -36,7 +36,9 @@ def note(belief: Belief, judged: Iterable[str]) -> Belief:
 
 def at_rest(node: NodeBelief) -> bool:
     """Nothing is wrong with the node, nothing is under way, and nothing is left to be said of it."""
-    if node.state is not State.ALIVE or node.heartbeat.misses or node.stopped or not node.listed_alive:
+    if node.state is not State.ALIVE or node.heartbeat.misses or not node.listed_alive:
+        return False
+    if node.stopped or node.asked is not None:
         return False
     if node.incarnation is None or node.proven_id != node.incarnation.node_id or node.proof_misses:
         return False

@@ -78,6 +78,8 @@ def _tell_story(belief: Belief, event: m.Event, now: float) -> Belief:
     if node is None:
         return belief
     match event:
+        case m.DrainAnswered(_, _, accepted, detail) if node.drain_ends_at is not None:
+            text = f"Ray drains {node.name}" if accepted else f"Ray does not drain {node.name} ({detail})"
         case m.RayTold(_, node_id, accepted, detail):
             said = "Ray was told that it is dead" if accepted else f"Ray could not be told ({detail})"
             text = f"{said} (incarnation {node_id[:8]})"

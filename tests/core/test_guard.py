@@ -7,7 +7,7 @@ import pytest
 
 from grid_agent.core import guard
 from grid_agent.core import messages as m
-from grid_agent.core.model import Attempt, Cause, Refusal, State
+from grid_agent.core.model import Attempt, Cause, LiveWork, Refusal, State
 from tests.core.situations import (
     Story,
     answered,
@@ -226,6 +226,16 @@ def test_flapping_from_the_fourth_death_and_one_incident_for_what_follows() -> N
     story.die("gpu1", life="e")
     assert len(story.incidents) == 3
     assert len(story.given(m.RestartWorker)) == 3
+
+
+def test_live_work_holds_the_restart_of_a_node_that_runs() -> None:
+    story = Story()
+    story.change("gpu1", work=LiveWork(story.now, "gpu1-a", {"tasks": 2}, ("train",)))
+    node = story.node("gpu1")
+    named = guard.refusals(story.belief, node, story.now, story.policy)
+    assert Refusal.LIVE_WORK in named
+    text = guard.explain(Refusal.LIVE_WORK, story.belief, node, story.now, story.policy)
+    assert "2 tasks (train); grid-agent repair gpu1 --disrupt" in text
 
 
 def test_every_guard_says_what_sets_it_and_the_page_is_printed_from_that() -> None:

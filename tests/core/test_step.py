@@ -4,7 +4,7 @@ import pytest
 
 from grid_agent.core import messages as m
 from grid_agent.core import report
-from grid_agent.core.model import Cause, HostFacts, Miss, Phase, Raylet, Refusal, Rung, State
+from grid_agent.core.model import Cause, HostFacts, LiveWork, Miss, Phase, Raylet, Refusal, Rung, State
 from tests.core.situations import (
     Story,
     answered,
@@ -116,8 +116,16 @@ def test_a_node_that_stops_running_tasks_is_restarted_on_the_word_of_a_peer() ->
     story.see(answered("gpu1"), task_missed("gpu1"), task_missed("gpu1"))
     assert (story.state("gpu1"), story.node("gpu1").cause) == (State.SUSPECT, Cause.CANNOT_RUN_TASKS)
     assert m.ProveFromPeer("gpu1", "gpu1-a", "gpu2") in story.orders
-    well = (answered("gpu1"), pid_there("gpu1"), task_missed("gpu1"))
-    story.pass_time(60, *well, peer_placed("gpu1"))
+    well = (answered("gpu1"), pid_there("gpu1"), task_missed("gpu1"), peer_placed("gpu1"))
+    story.pass_time(60, *well)
+    assert story.given(m.ListWork)
+    assert not story.given(m.RestartWorker), "what runs there is asked for first"
+    runs = m.WorkListed("gpu1", "gpu1-a", LiveWork(0.0, "gpu1-a", {"actors": 1}))
+    story.pass_time(12, *well, runs)
+    assert story.refusal("gpu1") is Refusal.LIVE_WORK
+    assert len(story.given(m.ListWork)) == 2, "it may end by itself"
+    story.pass_time(3, *well, m.WorkListed("gpu1", "gpu1-a", LiveWork(0.0, "gpu1-a")))
+    assert story.given(m.DrainNode)
     assert story.given(m.RestartWorker)
     assert not story.given(m.TellRay), "the fence comes first"
 
@@ -302,7 +310,7 @@ def test_a_node_that_joins_late_and_runs_no_tasks_is_looked_at_at_once() -> None
     assert story.state("gpu1") is State.SUSPECT
     story.pass_time(60, answered("gpu1"), pid_there("gpu1"), every=5)
     assert story.refusal("gpu1") is Refusal.ONE_WITNESS
-    assert kinds(story.see(peer_placed("gpu1"), after=1)) == ["RestartWorker"]
+    assert kinds(story.see(peer_placed("gpu1"), after=1)) == ["ListWork"]  # and, when it is idle, a restart
 
 
 # --- repairs that fail ---------------------------------------------------------------------------

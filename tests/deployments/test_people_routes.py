@@ -16,7 +16,14 @@ from grid_agent.exits import NotInChargeError, RefusedError
 
 TOKEN = "canary-token-1f2e3d"
 BODY = {"reason": "new switches", "for_s": 60, "by": "alice"}
-ROUTES = ("/pause", "/resume", "/breaker/close", "/nodes/gpu1/cordon", "/nodes/gpu1/uncordon")
+ROUTES = (
+    "/pause",
+    "/resume",
+    "/breaker/close",
+    "/nodes/gpu1/cordon",
+    "/nodes/gpu1/uncordon",
+    "/nodes/gpu1/repair",
+)
 
 
 class Office:
@@ -76,6 +83,10 @@ def test_what_is_said_arrives_with_who_why_and_how_long(client: Client, office: 
     assert client.post("/nodes/gpu1/uncordon", json={"reason": "done"}).status_code == 200
     assert client.post("/breaker/close", json={"reason": "looked"}).status_code == 200
     assert client.post("/resume", json={"reason": "done"}).status_code == 200
+    assert client.post("/nodes/gpu1/repair", json={"reason": "driver", "disrupt": True}).status_code == 200
+    assert office.heard.pop() == m.PersonSaid(
+        m.Verb.REPAIR, "somebody through the API", "driver", "gpu1", disrupt=True
+    )
     assert office.heard[0] == m.PersonSaid(m.Verb.PAUSE, "alice", "new switches", None, 60.0)
     assert office.heard[1] == m.PersonSaid(m.Verb.CORDON, "somebody through the API", "fan", "gpu1")
     assert [s.verb for s in office.heard[2:]] == [m.Verb.UNCORDON, m.Verb.CLOSE_BREAKER, m.Verb.RESUME]

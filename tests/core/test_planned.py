@@ -1,0 +1,161 @@
+"""A restart that a person asks for: what runs is asked first, then drained, and never lost in silence."""
+
+from dataclasses import replace
+
+import pytest
+
+from grid_agent.core import messages as m
+from grid_agent.core import people, planned, report
+from grid_agent.core.model import Cause, LiveWork, Phase, State
+from tests.core.situations import Story, no_process, refused, repair_failed, repaired, row
+
+BUSY = {"tasks": 1, "actors": 2}
+
+
+def ask(name: str = "gpu1", *, disrupt: bool = False) -> m.PersonSaid:
+    return m.PersonSaid(m.Verb.REPAIR, "alice", "new driver", name, disrupt=disrupt)
+
+
+def listed(counts: dict[str, int] | None = None, *, trouble: str | None = None) -> m.WorkListed:
+    return m.WorkListed("gpu1", "gpu1-a", LiveWork(0.0, "gpu1-a", counts or {}, ("train",), trouble))
+
+
+def kinds(orders: tuple[m.Order, ...]) -> list[str]:
+    return [type(o).__name__ for o in orders]
+
+
+def test_an_idle_node_is_drained_and_restarted_and_the_story_is_told() -> None:
+    story = Story()
+    assert kinds(story.see(ask())) == ["ListWork"]
+    assert story.state("gpu1") is State.ALIVE
+    (drain,) = story.see(listed(), after=1)
+    assert drain == m.DrainNode(
+        "gpu1", "gpu1-a", "grid-agent: restart asked by alice: new driver", story.now + 30
+    )
+    said = m.DrainAnswered("gpu1", "gpu1-a", accepted=True)
+    (restart,) = (o for o in story.see(said, after=1) if isinstance(o, m.RestartWorker))
+    assert restart == m.RestartWorker("gpu1", "head", 1, "gpu1-a", by_person=True)
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.REPAIRING, Cause.ASKED)
+    story.see(repaired("gpu1"), after=3)
+    story.come_back("gpu1")
+    (only,) = story.incidents
+    assert (only.cause, only.phase) == (Cause.ASKED, Phase.RESOLVED)
+    assert any("alice asked for a restart of gpu1: new driver" in s.text for s in only.steps)
+
+
+def test_a_node_with_work_is_left_alone_and_the_person_is_told_what_runs() -> None:
+    story = Story()
+    story.see(ask())
+    assert story.see(listed(BUSY), after=1) == ()
+    node = story.node("gpu1")
+    assert (node.state, node.asked) == (State.ALIVE, None)
+    assert node.ask_refused is not None
+    assert "1 tasks, 2 actors (train)" in node.ask_refused
+    story.pass_time(100)
+    assert story.given(m.RestartWorker) == story.given(m.DrainNode) == []
+    assert story.incidents == []
+
+
+def test_what_cannot_be_listed_is_in_the_way_too() -> None:
+    story = Story()
+    story.see(ask())
+    story.see(listed(trouble="the dashboard does not answer"), after=1)
+    assert "could not be listed (the dashboard does not answer)" in (story.node("gpu1").ask_refused or "")
+    assert story.given(m.RestartWorker) == []
+
+
+def test_with_leave_the_work_has_until_the_deadline_and_no_longer() -> None:
+    story = Story()
+    story.see(ask(disrupt=True))
+    assert "DrainNode" in kinds(story.see(listed(BUSY), after=1))
+    assert report.health(story.belief, story.now, story.policy)["nodes"][1]["action"].startswith(
+        "alice asked"
+    )
+    for _ in range(28):
+        story.see(listed(BUSY), after=1)
+    assert story.given(m.RestartWorker) == []
+    story.see(after=2)
+    assert len(story.given(m.RestartWorker)) == 1
+    assert len(story.given(m.DrainNode)) == 1
+
+
+def test_work_that_ends_earlier_is_not_waited_for() -> None:
+    story = Story()
+    story.see(ask(disrupt=True))
+    story.see(listed(BUSY), after=1)
+    assert "ListWork" in kinds(story.see(after=2))
+    assert "RestartWorker" in kinds(story.see(listed(), after=1))
+
+
+def test_a_drained_raylet_that_leaves_by_itself_is_no_death_of_the_node() -> None:
+    story = Story()
+    story.see(ask())
+    story.see(listed(), after=1)
+    story.change("gpu1", work=None)
+    story.see(story.listing(row("gpu1", alive=False)), refused("gpu1"), after=1)
+    story.see(no_process("gpu1"), after=0.1)
+    assert len(story.given(m.RestartWorker)) == 1
+    assert story.node("gpu1").deaths == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        (m.PersonSaid(m.Verb.PAUSE, "bob", "switches", for_s=600), "paused by a person (bob"),
+        (m.GcsWentSilent("x"), "the GCS does not answer"),
+        (m.LoopLagged(60_000.0), ""),
+    ],
+)
+def test_a_guard_that_refuses_is_named_to_the_person(before: m.Event, words: str) -> None:
+    story = Story()
+    story.see(before)
+    story.see(before, ask(), after=3)
+    assert words in (story.node("gpu1").ask_refused or "nothing was said")
+    assert story.given(m.RestartWorker) == story.given(m.ListWork) == []
+
+
+def test_what_makes_no_sense_is_refused_at_once() -> None:
+    story = Story()
+    assert "the head" in (people.objection(story.belief, ask("head")) or "")
+    story.see(m.PersonSaid(m.Verb.CORDON, "bob", "fan", "gpu1"))
+    assert "let go of it first" in (people.objection(story.belief, ask()) or "")
+    story.die("gpu2")
+    assert "being repaired already" in (people.objection(story.belief, ask("gpu2")) or "")
+
+
+def test_a_node_that_was_given_up_gets_one_more_restart_and_then_its_own_ladder() -> None:
+    story = Story()
+    story.die("gpu1")
+    for number in (1, 2, 3, 4):
+        story.see(repair_failed("gpu1", number), after=1)
+        story.see(after=60)
+    assert story.state("gpu1") is State.GAVE_UP
+    story.see(ask())
+    assert (story.state("gpu1"), len(story.given(m.RestartWorker))) == (State.REPAIRING, 5)
+    story.see(repair_failed("gpu1", 5), after=1)
+    story.see(after=70)
+    assert story.state("gpu1") is State.GAVE_UP  # the window's budget binds what nobody asks for
+    assert len(story.given(m.RestartWorker)) == 5
+
+
+def test_what_cannot_be_begun_is_dropped_after_a_while() -> None:
+    story = Story()
+    story.see(ask())
+    story.pass_time(planned.ASK_S + 31)
+    assert story.node("gpu1").asked is None
+    assert "in time" in (story.node("gpu1").ask_refused or "")
+    assert story.given(m.RestartWorker) == []
+
+
+def test_a_file_that_allows_it_needs_no_leave() -> None:
+    story = Story(disrupt=True)
+    story.see(ask())
+    assert "DrainNode" in kinds(story.see(listed(BUSY), after=1))
+
+
+def test_news_of_an_older_life_is_no_news() -> None:
+    story = Story()
+    story.change("gpu1", work=LiveWork(1.0, "gpu1-z", BUSY))
+    assert planned.known(story.node("gpu1")) is None
+    story.see(ask(), replace(listed(BUSY), node_id="gpu1-z"))
+    assert story.node("gpu1").asked is not None
