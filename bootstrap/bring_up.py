@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootstrap import changes, health, keeper_plan, machine, ownership, ports, removal, state, store, summary
+from bootstrap import (
+    changes,
+    gate,
+    health,
+    keeper_plan,
+    machine,
+    ownership,
+    ports,
+    removal,
+    state,
+    store,
+    summary,
+)
 from bootstrap.launch import Outcome, Work
 from bootstrap.plan import APP, Action, Here, kept, plan
 from bootstrap.progress import Output, Progress
@@ -32,6 +44,7 @@ class Ask:
     fresh: bool
     yes: bool
     systemd: bool = False
+    skip_preflight: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +60,7 @@ class Start:
     output: Output
     ask: Ask
     kept: frozenset[str]
+    refused: Mapping[str, Outcome]
 
 
 def bring_up(
@@ -59,6 +73,7 @@ def bring_up(
     fresh: bool,
     yes: bool,
     systemd: bool = False,
+    skip_preflight: bool = False,
 ) -> int:
     """Bring the cluster to its file.
 
@@ -71,6 +86,7 @@ def bring_up(
         fresh: Do not go on from what the last head kept on disk.
         yes: Stop what has left the file, or has lost its head for good, without asking.
         systemd: Install the keeper's service.
+        skip_preflight: Start nodes whatever their hosts look like.
 
     Returns:
         The exit code.
@@ -78,7 +94,15 @@ def bring_up(
     deadline = time.monotonic() + timeout_s
     state.prepare(machine.here(settings, os.environ).state)
     with keeper_plan.only_one(machine.here(settings, os.environ).state, wait_s=timeout_s / 2):
-        ask = Ask(config, deadline, redeploy=redeploy, fresh=fresh, yes=yes, systemd=systemd)
+        ask = Ask(
+            config,
+            deadline,
+            redeploy=redeploy,
+            fresh=fresh,
+            yes=yes,
+            systemd=systemd,
+            skip_preflight=skip_preflight,
+        )
         began = time.time()
         code, seen = _bring_up(settings, output, ask)
         damaged = code == 3 and seen.found.store and _damaged(settings, seen.here, began)
@@ -111,7 +135,12 @@ def _bring_up(settings: Settings, output: Output, ask: Ask) -> tuple[int, Survey
         removal.remove(seen, leaving, output)
     _write_state(in_force, seen, output)
     actions = plan(in_force, seen.found, seen.here, redeploy=again)
-    begun = Start(settings, in_force, seen, output, ask, kept(seen.found, actions))
+    refused = {} if ask.skip_preflight else gate.refused(in_force, seen, actions, output)
+    if settings.head.name in refused:
+        _show_failures(output, refused)
+        return 3, seen
+    actions = [action for action in actions if action.node not in refused]
+    begun = Start(settings, in_force, seen, output, ask, kept(seen.found, actions), refused)
     code = _carry_out(begun, actions)
     return max(code, 1) if leaving and not remove else code, seen
 
@@ -219,6 +248,7 @@ def _carry_out(start: Start, actions: list[Action]) -> int:
     names = [node.name for node in settings.nodes] + [APP]
     with Progress(start.output, names) as progress:
         work = Work(seen.reach, seen.here.state, progress, (seen.record or {}).get("session_dir"))
+        work.refuse(start.refused)
         for name in names:
             if name in start.kept:
                 progress.report(name, f"runs already, pid {seen.raylets[name].pid}")

@@ -58,6 +58,14 @@ class Work:
                 self._names.append(action.node)
             threading.Thread(target=self._do, args=(action,), daemon=True, name=action.node).start()
 
+    def refuse(self, refused: Mapping[str, Outcome]) -> None:
+        """Take note of nodes that are not started at all."""
+        for name, outcome in refused.items():
+            self._progress.report(name, outcome.text, done=True)
+            with self._changed:
+                self._names.append(name)
+                self._outcomes[name] = outcome
+
     def outcomes(self) -> Mapping[str, Outcome]:
         """What has ended so far, by name."""
         with self._changed:

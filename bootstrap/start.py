@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             fresh=args.fresh,
             yes=args.yes,
             systemd=args.systemd,
+            skip_preflight=args.skip_preflight,
         )
     except loader.ConfigError as error:
         output.error(str(error))
@@ -103,6 +104,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--yes",
         action="store_true",
         help="stop nodes that have left the file, or have lost their head for good, without asking",
+    )
+    parser.add_argument(
+        "--skip-preflight", action="store_true", help="start nodes whatever their hosts look like"
     )
     parser.add_argument(
         "--timeout", type=float, default=180.0, metavar="S", help="longest wait in seconds (default: 180)"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Problem = tuple[tuple[str | int, ...], str]
 
 # `ray start` binds its workers to these ports, and refuses to start where another of its ports is among them.
+NODE_PORTS = 6
 _CLIENT_AND_WORKER_PORTS = range(10_001, 20_000)
 
 
@@ -95,6 +96,22 @@ def _ports(settings: Settings) -> Iterator[Problem]:
     for key, port in (("port", ray.port), ("dashboard_port", ray.dashboard_port)):
         if port == http.port:
             yield ("http", "port"), f"must differ from ray.{key}"
+    yield from _node_ports(settings)
+
+
+def _node_ports(settings: Settings) -> Iterator[Problem]:
+    first, where = settings.first_node_port, ("ray", "first_node_port")
+    if first is None:
+        if settings.ray.first_node_port is not None:
+            yield where, "has no effect without an ssh section; add one or leave this key out"
+        return
+    taken = range(first, first + NODE_PORTS)
+    if not _CLIENT_AND_WORKER_PORTS.start > taken[-1] and not taken[0] >= _CLIENT_AND_WORKER_PORTS.stop:
+        yield where, "and the five after it must not be in 10001..19999: Ray takes those ports itself"
+    others = {"ray.port": settings.ray.port, "ray.dashboard_port": settings.ray.dashboard_port}
+    for key, port in {**others, "http.port": settings.http.port}.items():
+        if port in taken:
+            yield where, f"and the five after it must not be {key}, which is {port}"
 
 
 def _waits(settings: Settings) -> Iterator[Problem]:

@@ -140,6 +140,9 @@ class RayConfig(Frozen):
     """Milliseconds a worker waits at least for a lost GCS before it exits. Default 60000, as in Ray."""
     port: Port = 6379
     """Port of the GCS on the head. Default 6379, as in Ray."""
+    first_node_port: Annotated[int, Field(ge=1024, le=65_530)] | None = None
+    """First of six ports in a row that Ray takes on every host (`grid-agent ports` lists them). Default null:
+    6701 with an `ssh` section; any free ones on one machine."""
     dashboard_port: Port = 8265
     """Port of Ray's dashboard and job API on the head's loopback. Default 8265, as in Ray."""
     auth: Literal["token", "disabled"] | None = None
@@ -333,6 +336,11 @@ class Settings(Frozen):
     def workers(self) -> tuple[Node, ...]:
         """Every node but the head, in the order of the file."""
         return tuple(node for node in self.nodes if node.role == "worker")
+
+    @property
+    def first_node_port(self) -> int | None:
+        """The first of the six ports Ray takes on every host; None where it takes any free ones."""
+        return None if self.ssh is None else self.ray.first_node_port or 6701
 
     @property
     def auth(self) -> Literal["token", "disabled"]:

@@ -10,6 +10,8 @@ from grid_agent import api_client, show
 from grid_agent.commands import common, people
 from grid_agent.commands.common import Format, Output, Url
 from grid_agent.commands.env import env
+from grid_agent.commands.preflight import ports, preflight
+from grid_agent.commands.tune import tune
 from grid_agent.commands.validate import validate
 from grid_agent.exits import OF_STATUS, Exit
 
@@ -62,6 +64,9 @@ def why(
 
 
 app.command()(validate)
+app.command()(preflight)
+app.command()(ports)
+app.command()(tune)
 app.command()(env)
 for _tell in (people.pause, people.resume, people.cordon, people.uncordon, people.repair):
     app.command()(_tell)

@@ -8,9 +8,11 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from config import ray_names, tuning
+from config.paths import StatePaths
 from config.ray_settings import FOR_CLIENTS, HEAD, KNOWN, SET_BY_RAY
 from config.settings import Node, RayConfig, Settings
 from grid_agent.core import raystart
@@ -162,7 +164,8 @@ def _given_by_us(settings: Settings | None) -> set[str]:
     """Variables of the head that nobody asked for, or that are reported with the file."""
     if settings is None:
         return set(SET_BY_RAY)
-    return {*SET_BY_RAY, *raystart.STORE_CONNECT, *tuning.env(tuning.plan(settings.ray)), *settings.head.env}
+    nowhere = StatePaths(Path("/"))
+    return {*SET_BY_RAY, *raystart.head_env(settings, {}, nowhere), *settings.head.env}
 
 
 def _of_shell(ask: Ask, head: Head, installed: Installed) -> Setting | None:

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 
 from config import checks, paths, tuning
 from config.settings import Node, Settings
+from grid_agent.core import rayports
 
 MEBIBYTE = 1024 * 1024
 HEAD_LABEL = ("grid-agent/role", "head")
@@ -121,8 +122,7 @@ def head_argv(
         f"--node-ip-address={node_ip}",
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={settings.ray.dashboard_port}",
-        # 0: any free one. On a clash of the fixed default the agent would live on without its HTTP service.
-        "--dashboard-agent-listen-port=0",
+        *rayports.flags(settings),
         f"--ray-client-server-port={client_port}",
         f"--temp-dir={temp_dir}",
         *_capacity(head, labels=dict([HEAD_LABEL])),
@@ -153,7 +153,7 @@ def worker_argv(settings: Settings, node: Node, gcs_address: str | None = None) 
         f"--node-name={node.name}",
         # Of a host by name Ray finds the address by which it reaches the head.
         *([f"--node-ip-address={node.host}"] if one_machine or is_address(node.host) else []),
-        "--dashboard-agent-listen-port=0",
+        *rayports.flags(settings),
         *([f"--temp-dir={where}"] if where else []),
         *_capacity(node, labels={}),
         # One log monitor a machine, or drivers see every line twice.

@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,14 @@ def with_token(request: dict[str, Any], file: str | None) -> dict[str, Any]:
     return {**request, "content": Path(file).expanduser().read_text(encoding="utf-8")}
 
 
+Handle = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class LocalHost:
     """This machine: the program runs in a thread."""
+
+    handle: Handle = host_program.handle
 
     async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Answers the request.
@@ -137,7 +144,7 @@ class LocalHost:
         goes on until its own limits (timeout_s, term_s, kill_s of the request), so set those below this one.
         """
         try:
-            return await asyncio.wait_for(asyncio.to_thread(host_program.handle, request), timeout_s)
+            return await asyncio.wait_for(asyncio.to_thread(self.handle, request), timeout_s)
         except TimeoutError:
             detail = f"This machine did not answer within {timeout_s:g} s. Check its load and disks."
             return {"ok": False, "error": "timeout", "detail": detail}
@@ -201,15 +208,23 @@ class SshHost:
     """A host behind OpenSSH's own client, which keeps one connection open for the calls that follow.
 
     `control_dir` is a folder that only we may enter, with a short path; None for a connection per call.
+    `program` is the file whose `main` answers the requests there.
     """
 
-    def __init__(self, target: SshTarget, control_dir: str | None, *, login_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        target: SshTarget,
+        control_dir: str | None,
+        *,
+        login_timeout_s: float = 10.0,
+        program: str = host_program.__file__,
+    ) -> None:
         self._target = target
         self._control_dir = control_dir
         # Beyond the connection: authentication, and the start of the login shell.
         self._login_s = target.connect_timeout_s + login_timeout_s
-        program = Path(host_program.__file__).read_bytes()
-        self._program = b"%d\n" % len(program) + program
+        text = Path(program).read_bytes()
+        self._program = b"%d\n" % len(text) + text
 
     async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Answers the request, or says why there is no answer; never raises for what the other side does.

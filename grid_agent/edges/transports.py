@@ -9,11 +9,13 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, Protocol
 
 from config.paths import StatePaths
 from config.settings import Node, Settings
 from grid_agent.core import raystart
+from grid_agent.edges import host_program
 from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget
 
 KEPT_AT_ONCE = 8  # connections that are opened side by side when nobody waits for them
@@ -47,10 +49,14 @@ def target(settings: Settings, node: Node) -> SshTarget:
 
 
 class Transports:
-    """The way to every node of one cluster; the head keeps its connections where it has a state folder."""
+    """The way to every node of one cluster, for a program such as `host_program`.
 
-    def __init__(self, settings: Settings, state: StatePaths) -> None:
+    The head keeps its connections where it has a state folder.
+    """
+
+    def __init__(self, settings: Settings, state: StatePaths, program: ModuleType = host_program) -> None:
         self._settings = settings
+        self._program = program
         self._control_dir = state.ssh_control(os.getuid()) if state.root.is_dir() else None
         self._known: dict[str, Transport] = {}
 
@@ -81,8 +87,8 @@ class Transports:
     def _make(self, name: str, control_dir: str | None) -> Transport:
         node = next(node for node in self._settings.nodes if node.name == name)
         if raystart.is_local(self._settings, node):
-            return LocalHost()
-        return SshHost(target(self._settings, node), control_dir)
+            return LocalHost(self._program.handle)
+        return SshHost(target(self._settings, node), control_dir, program=str(self._program.__file__))
 
 
 def versions_here() -> Mapping[str, str]:

@@ -45,7 +45,7 @@ def test_names_that_nothing_reads_and_values_that_crash(running: Running) -> Non
     warned = {c["name"]: c["detail"] for c in found["checks"] if c["status"] == "warn"}
     assert "RAY_health_check_failure_threshold" in warned["RAY_heartbeat_timeout_ms"]
     assert "hands no RAY_*" in warned["RAY_health_check_period_ms"]
-    for value in ("abc", "", "5.5", "1e3"):
+    for value in ("abc", ""):
         command = [str(BIN / "grid-agent"), "validate", "-c", file]
         refused = running.cluster.run(*command, RAY_health_check_period_ms=value)
         assert refused.returncode == 2
@@ -57,6 +57,7 @@ def test_by_address_it_says_what_it_cannot_know(running: Running) -> None:
     dashboard = f"http://127.0.0.1:{running.cluster.dashboard_port}"
     found = validate(running, "--address", where, "--dashboard", dashboard, code=1)  # auth is disabled
     assert {node["name"] for node in found["nodes"]} == {"head", "w1", "w2"}
-    assert {row["source"] for row in found["settings"]} == {"system-config"}
+    sources = {row["name"]: row["source"] for row in found["settings"] if row["asked_in"] == "nobody"}
+    assert sources == dict.fromkeys(tuning.READS.values(), "system-config")
     assert found["detection"]["silent_s"] == [155, 165]
     assert [c["name"] for c in found["checks"]].count("not known") == 2
