@@ -13,6 +13,7 @@ from grid_agent.core import (
     awareness,
     evidence,
     facts,
+    ghosts,
     gpu_incidents,
     gpu_policy,
     guard,
@@ -44,7 +45,7 @@ def step(
 
     Returns the new belief and the orders, in the order in which they should be started.
     """
-    before, belief = belief, evidence.own_table(belief)
+    before, belief, events = belief, evidence.own_table(belief), tuple(events)
     for event in events:
         belief = head.fold(_tell_story(belief, event, now), event)
         belief = people.hear(evidence.fold(belief, event, now), event, now)
@@ -59,7 +60,7 @@ def step(
     belief = gpu_incidents.tell(_hold(belief, now, policy), awake, now, policy)
     belief = head.settle(belief, now)
     belief, planned = gpu_policy.act(belief, awake, now, policy)
-    orders: list[m.Order] = [*planned]
+    orders: list[m.Order] = [*planned, *ghosts.bury(belief, events, policy)]
     for name in awake:
         belief, more = _act(belief, belief.nodes[name], now, policy)
         orders += more
