@@ -85,9 +85,11 @@ def test_a_stopped_process_is_silent_although_its_port_accepts() -> None:
 
 
 def test_a_node_bears_witness_of_another_one() -> None:
+    gpu = {"every_s": 0, "timeout_s": 1, "usable_every_s": 0, "kernel_log": "", "sources": {}}
+    node = NodeProbe("/tmp", gpu)
     with grpc_server() as port:
-        assert NodeProbe("/tmp").check_peer("127.0.0.1", port, 1.0) == {"how": None, "detail": ""}
-    assert NodeProbe("/tmp").check_peer("127.0.0.1", port, 1.0)["how"] == "refused"
+        assert node.check_peer("127.0.0.1", port, 1.0) == {"how": None, "detail": ""}
+    assert node.check_peer("127.0.0.1", port, 1.0)["how"] == "refused"
 
 
 def session(folder: Path, node_id: str) -> str:
@@ -159,3 +161,32 @@ async def test_a_look_brings_how_the_host_is() -> None:
     closed = await looks.look(m.LookAtHost("gpu1", "id1", "head", "127.0.0.1", port, None, 3.0), HEAD)
     assert isinstance(closed, m.HostLooked)
     assert (closed.facts.listening, closed.facts.greets) == (False, False)
+
+
+MEMORY = Path("/sys/fs/cgroup/memory")
+LIMITED = os.access(MEMORY, os.W_OK) and (MEMORY / "memory.limit_in_bytes").exists()
+
+
+@pytest.mark.skipif(not LIMITED, reason="needs root and cgroup v1 to limit memory")
+def test_a_process_that_the_kernel_killed_for_memory_is_found_in_its_log(tmp_path: Path) -> None:
+    program = tmp_path / "raylet"
+    program.write_bytes(Path("/bin/sh").resolve().read_bytes())
+    program.chmod(0o755)
+    group = MEMORY / f"grid-agent-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(8 * 2**20))
+        eat = [str(program), "-c", "read x; a=x; while :; do a=$a$a; done"]
+        with subprocess.Popen(eat, stdin=subprocess.PIPE) as process:
+            (group / "cgroup.procs").write_text(str(process.pid))
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            process.stdin.close()
+            assert process.wait(30) == -9
+        assert "oom_kill 1" in (group / "memory.oom_control").read_text()
+        if not list(host_program._kernel_log()):
+            pytest.skip("the kernel's log is not ours to read")
+        (line,) = host_program._killed_for_memory(process.pid, 1.0)[-1:]
+        assert "(raylet)" in line
+    finally:
+        group.rmdir()

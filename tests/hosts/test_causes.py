@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.cluster import until
 from tests.support.hosts import Lab
-from tests.support.lab_cluster import LabCluster
+from tests.support.lab_cluster import MEMORY, LabCluster
 
 pytestmark = pytest.mark.hosts
 HANG_S, UNREACHABLE_S = 8.0, 10.0
@@ -140,6 +141,18 @@ def test_an_agent_that_stood_still_does_nothing_on_old_news(cluster: LabCluster)
     for name, pid in before.items():
         cluster.comes(name, "ALIVE", None, 20)
         assert cluster.raylet(name) == pid
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (MEMORY / "memory.limit_in_bytes").exists(), reason="memory is limited by cgroup v1")
+def test_the_kernel_kills_it_for_memory_and_is_named(cluster: LabCluster) -> None:
+    old = cluster.raylet("gpu1")
+    with cluster.out_of_memory(old):
+        until(lambda: cluster.raylet("gpu1") != old, 60, 0.5)
+        incident = cluster.healed("gpu1", old, 120)
+    assert incident["cause"] == "out of memory", incident
+    assert "Killed process" in " ".join(incident["evidence"])
+    assert any("waiting before the next" in step["text"] for step in incident["steps"]), incident["steps"]
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from tests.support.hosts import Lab
 from tests.support.netns import status_of
 
 GET = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=3).read().decode())"
-CPU = Path("/sys/fs/cgroup/cpu")
+CPU, MEMORY = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup/memory")
 FORGIVING = {"flap_deaths": 100, "node_repairs": 100, "cluster_repairs": 100, "tries_per_rung": 50}
 
 
@@ -157,6 +157,21 @@ class LabCluster:
         lines = self.lab.nft("--handle", "list", "chain", "bridge", "lab", "frames").splitlines()
         found = [line.partition(" # handle ") for line in lines if "counter" in line]
         return {handle.strip(): rule for rule, _, handle in found}
+
+    @contextmanager
+    def out_of_memory(self, pid: int) -> Iterator[None]:
+        """Not a page more for this process; that the kernel killed it for that is checked. cgroup v1 only."""
+        group = MEMORY / f"grid-agent-{os.getpid()}"
+        group.mkdir()
+        try:
+            (group / "memory.limit_in_bytes").write_text(str(2**20))
+            (group / "cgroup.procs").write_text(str(pid))
+            yield
+            assert "oom_kill 0" not in (group / "memory.oom_control").read_text(), "the kernel killed nobody"
+        finally:
+            for left in (group / "cgroup.procs").read_text().split():
+                (MEMORY / "cgroup.procs").write_text(left)
+            group.rmdir()
 
     @contextmanager
     def starved(self, pids: list[int], percent: float) -> Iterator[None]:
