@@ -72,8 +72,7 @@ class Keeper:
             except Exception:
                 log.exception("the keeper failed at a look; it goes on")
                 quiet = True
-            with contextlib.suppress(OSError):
-                self.files.beat.touch(mode=0o600)
+            self._beat()
             self.head.wait(LOOK_S if quiet else BUSY_LOOK_S)
 
     def look(self) -> keeping.Seen:
@@ -104,8 +103,7 @@ class Keeper:
             self.outage.step(f"{why}: {remedy}")
             log.warning("%s: %s", why, remedy)
             began = time.monotonic()
-            with contextlib.suppress(OSError):
-                self.files.beat.touch(mode=0o600)
+            self._beat()
             problem = self._remedies()[remedy]()
             took_s = time.monotonic() - began
             self.memory = keeping.tried(self.memory, remedy, time.monotonic(), ok=problem is None)
@@ -150,6 +148,7 @@ class Keeper:
         return self._deploy() if self.outage.store_lost else None
 
     def _start_head(self, folder: Path, owner: Mapping[str, str]) -> dict[str, Any]:
+        self._beat()
         with contextlib.suppress(OSError):
             store.prepare(folder, owner)  # Ray itself says what is wrong with a full disk
         return head_parts.start_head(self.plan)
@@ -172,6 +171,7 @@ class Keeper:
 
     def _deploy(self) -> str | None:
         """Deploy the application; None, or what went wrong."""
+        self._beat()
         how, path = self.plan["deploy"], self.files.root / "logs" / "deploy.log"
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "w+b") as said:
             code = _run(how["argv"], how["env"], how["cwd"], said, DEPLOY_S)
@@ -180,6 +180,11 @@ class Keeper:
             said.seek(0)
             last = said.read()[-600:].decode(errors="replace").strip()
         return f"not RUNNING in {DEPLOY_S:g} s" if code is None else last or f"it ended with {code}"
+
+    def _beat(self) -> None:
+        """Say that the keeper lives; nothing that it does between two of these takes as long as STALE_S."""
+        with contextlib.suppress(OSError):
+            self.files.beat.touch(mode=0o600)
 
     def _ready(self) -> bool:
         api = self.plan["api"]

@@ -17,7 +17,6 @@ from config.settings import Settings
 from grid_agent.core import raystart
 from grid_agent.edges import keeper
 
-HEAD_S = 90.0
 LOCK_WAIT_S = 60.0
 POLL_S = 0.1
 
@@ -58,7 +57,7 @@ def make(settings: Settings, here: Here, config: str | None) -> dict[str, Any]:
             "log": files.log,
             "lock": files.lock,
             "lock_wait_s": LOCK_WAIT_S,
-            "timeout_s": HEAD_S,
+            "timeout_s": start.timeout_s,
             "node_name": head.name,
         },
         "store": str(here.state.gcs),

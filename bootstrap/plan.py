@@ -17,6 +17,8 @@ from grid_agent.core import raystart
 APP = "grid-agent"
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(^|_)KEY", re.IGNORECASE)
 
+HEAD_S = 120.0  # 4 to 6 on a quiet machine; one that has just booted, or is busy, takes many times as long
+
 Kind = Literal["clear", "end_head", "start", "deploy"]
 
 
@@ -160,7 +162,7 @@ def start_head(settings: Settings, client_port: int, here: Here, *, goes_on: boo
         why="start GCS, dashboard and raylet again, in the session that they were in"
         if goes_on
         else "the head does not run: start GCS, dashboard and raylet, with the tuning of the file",
-        timeout_s=60,
+        timeout_s=HEAD_S,
         required=True,
         argv=tuple(argv),
         env=raystart.head_env(settings, here.environ, here.state),
