@@ -122,6 +122,15 @@ class GridAgent:
         self._may_read(request)
         return JSONResponse({"incidents": self._agent.incidents()})
 
+    @app.get("/incidents/{number}")
+    async def incident(self, number: int, request: Request) -> JSONResponse:
+        """One incident: timeline, history, and what its hosts showed before anything was done. 404: none."""
+        self._may_read(request)
+        story = await self._agent.incident(number)
+        if story is None:
+            raise HTTPException(404, f"there is no incident {number}")
+        return JSONResponse(story)
+
     @app.get("/why/{node}")
     async def why(self, node: str, request: Request) -> JSONResponse:
         """One node: what is seen, concluded, done, refused, and what comes next. 404: no such node."""

@@ -11,6 +11,7 @@ from grid_agent.commands import common, people
 from grid_agent.commands.common import Format, Output, Url
 from grid_agent.commands.env import env
 from grid_agent.commands.preflight import ports, preflight
+from grid_agent.commands.slack import slack
 from grid_agent.commands.tune import tune
 from grid_agent.commands.validate import validate
 from grid_agent.exits import OF_STATUS, Exit
@@ -44,10 +45,9 @@ def incidents(
     if incident_id is None:
         common.show(body, output, show.incidents)
         return
-    found = next((i for i in body["incidents"] if i["id"] == incident_id), None)
-    if found is None:
+    if not any(i["id"] == incident_id for i in body["incidents"]):
         common.fail(f"there is no incident {incident_id}: `grid-agent incidents` lists them", Exit.USAGE)
-    common.show(found, output, show.incident)
+    common.show(common.ask(url, f"/incidents/{incident_id}"), output, show.incident)
 
 
 @app.command()
@@ -71,6 +71,7 @@ app.command()(env)
 for _tell in (people.pause, people.resume, people.cordon, people.uncordon, people.repair):
     app.command()(_tell)
 app.add_typer(people.breaker, name="breaker")
+app.add_typer(slack, name="slack")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ the loop's snapshot. It decides nothing. Called by `deployments.agent`.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import logging.handlers
@@ -186,7 +187,7 @@ class Agent:
             self_check=self._self_check,
         )
         self._edges = edges
-        self.loop = Loop(begin(self._nodes, clock()), policy, clock, edges)
+        self.loop = Loop(begin(self._nodes, clock()), policy, clock, edges, self._secrets)
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         self._running: list[asyncio.Task[None]] = []
         self._had_lock = False
@@ -325,6 +326,13 @@ class Agent:
         known = self.loop.belief.incidents
         return [report.incident(known[i]) for i in sorted(known, reverse=True)]
 
+    async def incident(self, number: int) -> dict[str, Any] | None:
+        """One incident with all that is kept of it; None when there is none of this number."""
+        known = self.loop.belief.incidents.get(number)
+        if known is None:
+            return None
+        return {**report.incident(known), **report.kept(await self.journal.story(number))}
+
     # --- parts ---
 
     async def _read_head_news(self) -> None:
@@ -332,6 +340,14 @@ class Agent:
 
     def _feed(self, event: m.Event) -> None:
         self.loop.feed(event)
+
+    def _secrets(self) -> list[str]:
+        """What must be in no incident, whatever a host says."""
+        found = []
+        for path in (self.paths.ray_token, self.paths.slack_token, self.paths.api_token):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                found.append(path.read_text(encoding="utf-8").strip())
+        return found
 
     def _make_outbox(self, clock: Callable[[], float]) -> Outbox | None:
         slack = self.settings.slack

@@ -7,12 +7,12 @@ Called by `compose`, whose scheduler runs the jobs below.
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from grid_agent import failpoints, ports
-from grid_agent.core import gpu_policy, report
+from grid_agent.core import gpu_policy, redact, report
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, Cause, Policy, State
 from grid_agent.core.rest import at_rest
@@ -44,7 +44,15 @@ class Edges:
 class Loop:
     """Feeds `step` and carries out its orders."""
 
-    def __init__(self, belief: Belief, policy: Policy, clock: ports.Clock, edges: Edges) -> None:
+    def __init__(
+        self,
+        belief: Belief,
+        policy: Policy,
+        clock: ports.Clock,
+        edges: Edges,
+        secrets: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        self._secrets = secrets
         self.belief = belief
         self.policy = policy
         self.clock = clock
@@ -158,7 +166,7 @@ class Loop:
         failpoints.reach("acting")
         said = await work
         failpoints.reach("acted")
-        self.feed(said)
+        self.feed(redact.value(said, self._secrets()))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+TAIL = 8  # lines of each log on a screen; -o json has all that is kept
+
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Aligned columns, two spaces between; the last column as long as it is."""
@@ -67,7 +69,25 @@ def incidents(body: dict[str, Any]) -> list[str]:
 def incident(body: dict[str, Any]) -> list[str]:
     """One incident with its whole timeline."""
     lines = [f"incident {body['id']}: {', '.join(body['nodes'])}: {body['cause']}, {body['phase']}"]
-    return lines + [f"  {step['at']}  {step['text']}" for step in body["steps"]]
+    lines += [f"  {step['at']}  {step['text']}" for step in body["steps"]]
+    for bundle in body.get("bundles", ()):
+        lines += _bundle(bundle)
+    return lines
+
+
+def _bundle(body: dict[str, Any]) -> list[str]:
+    """What a host showed before anything was done about it."""
+    host = body.get("host") or {}
+    pressure = ", ".join(f"{kind} {some:g} %" for kind, some in (host.get("pressure") or {}).items())
+    memory = f"memory {host.get('mem_available_mb')} of {host.get('mem_total_mb')} MB free"
+    lines = [f"{body['node']} as it was seen at {body['at']}: load {host.get('load1')}, {memory}"]
+    lines += [f"  waiting for {pressure}"] if pressure else []
+    gpus = (body.get("probe") or {}).get("gpus_seen")
+    lines += [f"  {gpus} GPUs seen"] if gpus is not None else []
+    lines += [f"  kernel    {line}" for line in body.get("kernel", ())]
+    for file in body.get("files", ()):
+        lines += [f"  {file['path']}", *(f"    {line}" for line in file["tail"].splitlines()[-TAIL:])]
+    return lines
 
 
 def why(body: dict[str, Any]) -> list[str]:

@@ -113,7 +113,8 @@ def test_incidents_are_listed_and_told(tmp_path: Path) -> None:
         "evidence": [],
         "steps": [{"at": "t0", "text": "w1 is dead"}, {"at": "t1", "text": "w1 is ALIVE"}],
     }
-    with answering({"/cluster/incidents": (200, {"incidents": [one]})}) as url:
+    pages = {"/cluster/incidents": (200, {"incidents": [one]}), "/cluster/incidents/7": (200, one)}
+    with answering(pages) as url:
         assert "process gone" in run("incidents", "--url", url).stdout
         assert "t1  w1 is ALIVE" in run("incidents", "7", "--url", url).stdout
         assert json.loads(run("incidents", "7", "-o", "json", "--url", url).stdout) == one

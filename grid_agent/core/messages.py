@@ -4,8 +4,10 @@ Events are past tense: an edge saw this, or an order ended so. Orders are impera
 them out and feeds the result back as one more event. Nothing here acts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from grid_agent.core.model import (
     NO_FACTS,
@@ -74,7 +76,7 @@ class HostLooked:
     """A look at the host's own process list: every live raylet of this name and cluster.
 
     `asked_about`: the incarnation that made us look; the answer says nothing about a newer one. `starting`:
-    a start or stop of this node is under way there; None: not known.
+    a start or stop of this node is under way there; None: not known. `bundle`: ends of logs, for people.
     """
 
     node: str
@@ -84,6 +86,7 @@ class HostLooked:
     asked_about: str | None = None
     facts: HostFacts = NO_FACTS
     starting: bool | None = None
+    bundle: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ server side and the log.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -204,6 +205,14 @@ def _repairs(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> di
         "tries": node.tries,
         "rung": str(ladder.rung(node, policy)),
         "guards": {no.name.lower(): guard.explain(no, belief, node, now, policy) for no in refused},
+    }
+
+
+def kept(story: Mapping[str, Any]) -> dict[str, Any]:
+    """What the journal keeps of an incident besides, for the API: its history, and what its hosts showed."""
+    return {
+        "history": [{**line, "at": iso(line["at"])} for line in story.get("history", ())],
+        "bundles": [{**one, "at": iso(one["at"])} for one in story.get("bundles", ())],
     }
 
 

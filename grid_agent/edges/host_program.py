@@ -638,6 +638,27 @@ def _last_words(request: dict[str, Any]) -> dict[str, Any]:
     return {"death": death[-WORDS:], "agent": agent[-WORDS:], "oom": oom[-WORDS:]}
 
 
+def _bundle(request: dict[str, Any]) -> dict[str, Any]:
+    """What a person would ask for first: the raylet's and its agents' last lines, and the kernel's."""
+    node_id, session = request.get("node_id"), request.get("session_dir")
+    paths = _raylet_logs(session, node_id) if node_id and session else []
+    for out in (Path(path) for path in paths if path.endswith(".out")):
+        agents = [log for pattern in AGENT_LOGS for log in out.parent.glob(pattern)]
+        near = [log for log in agents if abs(_changed_at(log) - _changed_at(out)) < OOM_MARGIN_S]
+        paths = [*paths, *sorted(str(log) for log in near)[:4]]
+    words = re.compile(r"oom|out of memory|killed process|xid|nvrm|i/o error|hung task|mce:", re.IGNORECASE)
+    said = ((_uptime() - at, text) for at, text in _kernel_log() if words.search(text))
+    kernel = [f"{ago_s:.0f} s ago: {text[:WORD_CHARS]}" for ago_s, text in said]
+    files = [{"path": path, "tail": _last(path)} for path in paths[:8]]
+    return {"files": [file for file in files if file["tail"]], "kernel": kernel[-TAIL_LINES:]}
+
+
+def _changed_at(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
+
+
 def _severe(text: str) -> list[str]:
     """Errors and fatal lines of a log of Ray's C++ processes, without their time and place."""
     found = re.findall(r"^\[[^\]]* [EFC] [^\]]*\] (?:\([^)]*\) )?(.*)$", text, re.MULTILINE)
@@ -710,7 +731,8 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     agent's and of the kernel's. A zombie is listed apart: it does not live, and it has no arguments left to
     tell whose it was. `unreadable` counts Ray processes that another user hides, `unsure` the raylets that do
     not show whose they are: one of them may be the one sought. With `lock` (of the node's start), `starting`
-    tells whether a start or stop of it is under way.
+    tells whether a start or stop of it is under way; with `bundle`, `bundle` {files [{path, tail}], kernel}
+    holds the ends of the logs.
     """
     starting = {"starting": _is_held(_home(request["lock"]))} if request.get("lock") else {}
     table = _table()
@@ -730,6 +752,7 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
         "host": _host(),
         **_port(request),
         **({} if lives else _last_words(request)),
+        **({"bundle": _bundle(request)} if request.get("bundle") else {}),
     }
     counts = {"unreadable": len(hidden), "unsure": len(_unsure(table))}
     return {**answer, **{name: count for name, count in counts.items() if count}}

@@ -6,6 +6,7 @@ never waits for it longer than `slow_s`. Called by `loop` (save), `outbox` (sent
 """
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import sqlite3
@@ -23,7 +24,18 @@ from grid_agent.core import history, resume
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief
 from grid_agent.edges.journal_file import MAX_BYTES, DamagedError, JournalFile
-from grid_agent.edges.journal_rows import Batch, Read, Sent, read_all, same, write_meta, write_sent, writes
+from grid_agent.edges.journal_rows import (
+    Batch,
+    Bundles,
+    Read,
+    Sent,
+    read_all,
+    read_story,
+    same,
+    write_meta,
+    write_sent,
+    writes,
+)
 
 log = logging.getLogger("grid_agent.journal")
 
@@ -60,6 +72,7 @@ class Journal:
         self._file = JournalFile(path, max_bytes)
         self._wall, self._slow_s, self._retry_s = wall, slow_s, retry_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._bundles = Bundles()
         self._lines: deque[history.Line] = deque(maxlen=LINES)
         self._saved: Belief | None = None  # what the file is known to hold
         self._seen: Belief | None = None  # the last belief that would be stored alike
@@ -113,7 +126,14 @@ class Journal:
     ) -> None:
         """Put what this step changed on the disk; returns when it is there, or cannot be. Never raises."""
         self._lines += history.lines(before, after, events, orders, now)
-        if not self._lines and not self._unwritten and self._saved is not None and same(self._seen, after):
+        self._bundles.take(after, events, now)
+        if (
+            not self._lines
+            and not self._unwritten
+            and not self._bundles.due
+            and self._saved is not None
+            and same(self._seen, after)
+        ):
             self._seen = after
             return
         await self._flush(after, now)
@@ -127,18 +147,30 @@ class Journal:
                 lambda: self._write_sent(incident_id, sent), lambda: self._unwritten.discard(incident_id)
             )
 
+    async def story(self, incident_id: int) -> dict[str, Any]:
+        """What else is kept of an incident: history, and what its hosts showed. Empty where unreadable."""
+        with contextlib.suppress(sqlite3.Error, DamagedError, OSError, ValueError):
+            found: dict[str, Any] = await self._in_thread(self._story, incident_id)
+            return found
+        return {}
+
+    def _story(self, incident_id: int) -> dict[str, Any]:
+        return read_story(self._file, incident_id) if self._file.is_open else {}
+
     async def _flush(self, belief: Belief, now: float) -> None:
         if self._stuck is not None or time.monotonic() < self._retry_at:
             return  # what is left out now goes with the next write
         lines = tuple(self._lines)
         sent = {number: self.sent[number] for number in self._unwritten}
         clock = {"wall": self._wall(), "loop": now}
-        batch = Batch(self._saved, belief, lines, sent, self.epoch, clock)
+        bundles = tuple(self._bundles.due)
+        batch = Batch(self._saved, belief, lines, sent, self.epoch, clock, bundles)
         everything = dict(self.sent)
 
         def then() -> None:
             self._saved = self._seen = belief
             self._unwritten -= {number for number, one in sent.items() if self.sent.get(number) is one}
+            self._bundles.due = [one for one in self._bundles.due if one not in bundles]
             for line in lines:
                 if self._lines and self._lines[0] is line:
                     self._lines.popleft()

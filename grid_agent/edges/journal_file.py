@@ -105,6 +105,11 @@ class JournalFile:
         except FileNotFoundError:
             return False  # somebody removed it: what would be written now, nobody could ever read
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be read now."""
+        return self._db is not None
+
     def rows(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """What a SELECT gives."""
         assert self._db is not None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from grid_agent.core import codec, history
+from grid_agent.core import messages as m
 from grid_agent.core.codec import CodecError
 from grid_agent.core.model import Belief, Incident, NodeBelief, Step
 from grid_agent.edges.journal_file import JournalFile, Write
@@ -19,6 +20,9 @@ log = logging.getLogger("grid_agent.journal")
 
 JUMP_S = 1.0  # a wall clock that was set by less is not worth moving every time for
 KEEP = 200  # incidents in memory
+BUNDLES = 10  # of one incident
+BUNDLE_CHARS = 64_000
+STALE_S = 900.0  # a look that led to no incident by then was about something else
 SENT = (
     "INSERT INTO outbox VALUES (?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET shown = excluded.shown, body = excluded.body"
@@ -55,6 +59,40 @@ class Batch:
     sent: Mapping[int, Sent]
     epoch: int
     clock: Mapping[str, float]
+    bundles: Sequence[Write] = ()
+
+
+class Bundles:
+    """What hosts showed of a failure, from the look before the verdict; kept once an incident is open."""
+
+    def __init__(self) -> None:
+        self.due: list[Write] = []
+        self._seen: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._count: dict[int, int] = {}
+
+    def take(self, belief: Belief, events: Sequence[m.Event], now: float) -> None:
+        """Note what the events bring, and make rows of what belongs to an open incident."""
+        for event in events:
+            if isinstance(event, m.HostLooked) and event.bundle is not None:
+                self._seen[event.node] = (now, {**event.bundle, "host": codec.encode(event.facts)})
+        for name, (at, body) in list(self._seen.items()):
+            node = belief.nodes.get(name)
+            if node is None or now - at > STALE_S:
+                del self._seen[name]
+            elif node.incident_id is not None:
+                del self._seen[name]
+                self._keep(node.incident_id, node, at, body)
+
+    def _keep(self, incident_id: int, node: NodeBelief, at: float, body: dict[str, Any]) -> None:
+        self._count[incident_id] = self._count.get(incident_id, 0) + 1
+        if self._count[incident_id] <= BUNDLES and len(self.due) < BUNDLES:
+            probe = None if node.probe is None else codec.encode(node.probe)
+            text = _json({**body, "probe": probe})
+            text = text if len(text) <= BUNDLE_CHARS else _json({"cut": text[:BUNDLE_CHARS]})
+            self.due.append(
+                ("INSERT OR REPLACE INTO bundle VALUES (?, ?, ?, ?)", (incident_id, node.name, at, text))
+            )
+        self._count = {k: v for k, v in self._count.items() if k > incident_id - KEEP}
 
 
 # --- reading ---
@@ -124,6 +162,22 @@ def _incidents(file: JournalFile, shift_s: float) -> Iterator[Incident]:
         yield replace(incident, steps=tuple(steps.get(number, ())))
 
 
+def read_story(file: JournalFile, incident_id: int) -> dict[str, Any]:
+    """The history of one incident, and what its hosts showed before anything was done."""
+    lines = file.rows(
+        "SELECT at, kind, node, body FROM history WHERE incident_id = ? ORDER BY id", (incident_id,)
+    )
+    bundles = file.rows(
+        "SELECT node, at, body FROM bundle WHERE incident_id = ? ORDER BY node", (incident_id,)
+    )
+    return {
+        "history": [
+            {"at": at, "kind": kind, "node": node, **json.loads(body)} for at, kind, node, body in lines
+        ],
+        "bundles": [{"node": node, "at": at, **json.loads(body)} for node, at, body in bundles],
+    }
+
+
 # --- what to write ---
 
 
@@ -149,6 +203,7 @@ def writes(batch: Batch) -> Iterator[Write]:
     yield from _changes(batch.saved, batch.belief)
     yield from (write_sent(number, one) for number, one in batch.sent.items())
     yield from map(_line, batch.lines)
+    yield from batch.bundles
 
 
 def _changes(saved: Belief | None, belief: Belief) -> Iterator[Write]:

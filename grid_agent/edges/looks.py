@@ -32,6 +32,7 @@ class Looks:
         lock_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.seen: dict[str, list[Mapping[str, Any]]] = {}
+        self._bundled: dict[str, str | None] = {}  # the incarnation whose logs have been read
         self._ways = ways
         self._gcs_address = gcs_address
         self._session_dir = session_dir
@@ -52,6 +53,7 @@ class Looks:
             "quiet_s": order.quiet_s,
             "session_dir": self._known_session(order) or self._session_dir(order.node),
             "lock": self._lock_of(order.node),
+            "bundle": self._bundled.get(order.node) != order.node_id,
         }
         asked_at = time.time()
         answer = await self._ways(by, order.node).call(request, LOOK_S)
@@ -67,8 +69,10 @@ class Looks:
             self.seen[order.node] = answer["raylets"]
         raylets = tuple(_raylet(r) for r in answer["raylets"])
         facts = _facts(answer, asked_at)
-        about, starting = order.node_id, answer.get("starting")
-        return m.HostLooked(order.node, by.name, raylets, asked_about=about, facts=facts, starting=starting)
+        about, starting, bundle = order.node_id, answer.get("starting"), answer.get("bundle")
+        if bundle is not None:
+            self._bundled[order.node] = order.node_id
+        return m.HostLooked(order.node, by.name, raylets, "", about, facts, starting, bundle)
 
     def _known_session(self, order: m.LookAtHost) -> str | None:
         rows = self.seen.get(order.node, ())

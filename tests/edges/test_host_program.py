@@ -826,6 +826,18 @@ def test_a_raylets_last_words_are_found_by_its_id(tmp_path: Path) -> None:
     assert handle({"op": "logs", "session_dir": "/nowhere", "node_id": ID1}) == {"ok": True, "files": []}
 
 
+def test_a_look_brings_the_ends_of_the_logs_when_asked(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "raylet.1.out").write_text(f"node {ID1}\nfirst\nlast words\n")
+    (tmp_path / "logs" / "raylet.1.err").write_text("")
+    asked = {"op": "look", "gcs_address": GCS, "session_dir": str(tmp_path), "node_id": ID1}
+    bundle = handle({**asked, "bundle": True})["bundle"]
+    assert [Path(file["path"]).name for file in bundle["files"]] == ["raylet.1.out"]
+    assert bundle["files"][0]["tail"].endswith("last words")
+    assert isinstance(bundle["kernel"], list)
+    assert "bundle" not in handle(asked)
+
+
 # --- the door ---
 
 

@@ -453,3 +453,34 @@ def test_what_is_read_is_what_was_believed(
         assert kept == belief.incidents
 
     asyncio.run(write_and_read())
+
+
+async def test_what_a_host_showed_is_kept_with_its_incident(tmp_path: Path) -> None:
+    path, story = tmp_path / "journal.sqlite", Story()
+    shown = {"files": [{"path": "/x/raylet.err", "tail": "C check failed"}], "kernel": ["10 s ago: Xid 79"]}
+    async with opened(path) as journal:
+        await journal.open(story.belief, story.now)
+
+        async def see(*events: m.Event) -> None:
+            before = story.belief
+            orders = story.see(*events, after=0.1)
+            await journal.save(before, story.belief, events, orders, story.now)
+
+        await see(m.HeartbeatMissed("gpu1", "gpu1-a", m.Miss.REFUSED))
+        await see(m.HostLooked("gpu1", "head", (), bundle=shown))
+        found = await journal.story(1)
+        (bundle,) = found["bundles"]
+        assert (bundle["node"], bundle["files"], bundle["kernel"]) == (
+            "gpu1",
+            shown["files"],
+            shown["kernel"],
+        )
+        assert bundle["host"]["pressure"] == {}
+        assert [line["kind"] for line in found["history"]][-2:] == ["ordered", "ordered"]
+        big = {"files": [{"path": "/x", "tail": "y" * 100_000}], "kernel": []}
+        for number in range(20):
+            await see(m.HostLooked("gpu1", "head", (), bundle={**big, "number": number}))
+        assert await journal.story(99) == {"history": [], "bundles": []}
+    sizes = rows(path, "SELECT count(*), max(length(body)) FROM bundle")
+    assert sizes[0][0] == 1
+    assert int(str(sizes[0][1])) < 70_000

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.ray.conftest import TOKEN, Running
-from tests.support.cluster import BIN, ROOT, exports, free_port, until
+from tests.support.cluster import BIN, ROOT, exports, free_port, processes, until
 
 pytestmark = pytest.mark.ray
 
@@ -92,6 +92,34 @@ def test_a_killed_worker_is_healed_and_the_story_is_told_once(running: Running) 
     assert any("Ray was told" in s for s in steps), steps
 
 
+def test_the_agent_killed_in_the_middle_of_an_incident_goes_on_with_it(running: Running) -> None:
+    """kill -9 of the Serve replica: another one reads the journal, and people see one message."""
+    cluster, slack = running.cluster, running.slack
+    posts = len(slack.messages)
+    incidents = len(json.loads(cluster.cli("incidents", "-o", "json").stdout)["incidents"])
+    old = cluster.raylets()["w1"]
+    (replica,) = replicas()
+    os.kill(old, 9)
+    until(lambda: cluster.state("w1") != "ALIVE", 5)
+    os.kill(replica, 9)
+    until(lambda: cluster.health()["status"] == "pass" and cluster.raylets().get("w1", old) != old, 120)
+    assert replicas() != [replica]
+
+    told = json.loads(cluster.cli("incidents", "-o", "json").stdout)["incidents"]
+    assert len(told) == incidents + 1
+    assert told[0]["nodes"] == ["w1"]
+    assert told[0]["phase"] == "resolved"
+    until(lambda: "resolved" in slack.messages[-1]["text"], 15)
+    assert len(slack.messages) == posts + 1
+    replies = [reply["text"] for reply in slack.messages[-1]["replies"]]
+    until(lambda: len(slack.messages[-1]["replies"]) == len(told[0]["steps"]), 15)
+    assert len(set(replies)) == len(replies)
+
+
+def replicas() -> list[int]:
+    return [p for p, a in processes().items() if a[0].startswith("ray::ServeReplica:grid-agent:GridAgent")]
+
+
 def test_the_healed_raylet_is_nobodys_child(running: Running) -> None:
     """It must outlive the task that started it, that task's worker and the head's raylet."""
     raylets = running.cluster.raylets()
@@ -165,10 +193,13 @@ def test_the_slack_token_is_nowhere_to_be_seen(running: Running) -> None:
     state = cluster.home / "state" / "grid-agent" / cluster.name
     assert (state / "slack_token").read_text().strip() == TOKEN
     assert (state / "slack_token").stat().st_mode & 0o777 == 0o600
+    ours = {p for p, argv in processes().items() if cluster.name in " ".join(argv) or "ray::" in argv[0]}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             try:
                 assert TOKEN.encode() not in (folder / "cmdline").read_bytes()
+                if int(folder.name) in ours:
+                    assert TOKEN.encode() not in (folder / "environ").read_bytes(), folder
             except OSError:
                 continue
     logs = [
@@ -176,6 +207,9 @@ def test_the_slack_token_is_nowhere_to_be_seen(running: Running) -> None:
     ]
     assert [p for p in logs if TOKEN.encode() in p.read_bytes()] == [state / "slack_token"]
     assert TOKEN not in json.dumps(cluster.health())
+    assert TOKEN not in cluster.cli("incidents", "-o", "json").stdout
+    assert TOKEN not in json.dumps(running.slack.messages)
+    assert (state / "journal.sqlite").stat().st_mode & 0o777 == 0o600
 
 
 def test_both_workers_at_once_are_held_then_healed_one_at_a_time(running: Running) -> None:
@@ -249,8 +283,6 @@ def test_stop_ends_this_cluster_and_no_other_ray(
 
 
 def _of(mark: str) -> list[tuple[int, list[str]]]:
-    from tests.support.cluster import processes
-
     return sorted(
         (p, a) for p, a in processes().items() if any(mark in part for part in a) and p != os.getpid()
     )
