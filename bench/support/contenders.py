@@ -17,7 +17,7 @@ import httpx
 from bootstrap.machine import outward_address
 from grid_agent.core import messages as m
 from grid_agent.edges.gcs import Gcs
-from tests.support.cluster import BIN, ROOT, Cluster, free_port, processes, raylets_of
+from tests.support.cluster import BIN, ROOT, UNLIMITED, Cluster, free_port, processes, raylets_of
 
 WATCH_S = 0.02
 SMALL = ["--num-gpus=0", "--object-store-memory=80000000"]
@@ -145,7 +145,7 @@ class WithAgent(Contender):
 
     def __init__(self, hang_s: float) -> None:
         self.name = "grid-agent"
-        self._cluster = Cluster(agent={"hang_s": hang_s})
+        self._cluster = Cluster(agent={"hang_s": hang_s}, guards=UNLIMITED)
         self.port = self._cluster.port
 
     async def start(self) -> None:

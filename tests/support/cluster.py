@@ -32,6 +32,17 @@ def free_port() -> int:
             return port
 
 
+# For runs that kill the same nodes again and again: the limits would, rightly, hold the later repairs.
+UNLIMITED = {
+    "flap_deaths": 100,
+    "node_repairs": 100,
+    "cluster_repairs": 100,
+    "tries_per_rung": 50,
+    "breaker_nodes": 100,
+    "probation_s": 1,
+}
+
+
 class Cluster:
     """A cluster file in a short temporary folder, and the commands run on it.
 
