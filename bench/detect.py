@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="write the SVG here, too")
     args = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     contenders = [WithAgent(args.hang_s), Bare("Ray, defaults", {}), Bare("Ray, 1 s / 1 s / 3", FAST)]
     with contextlib.ExitStack() as ends:
         for contender in contenders:

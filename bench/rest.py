@@ -8,6 +8,7 @@ worker over the same time, from /proc. Prints percents of one core; writes bench
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rest-s", type=float, default=60.0)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     cluster = Cluster()
     try:
         started = cluster.start()

@@ -60,11 +60,13 @@ def main() -> None:
     args = parser.parse_args()
     file_limit.raise_soft()
     rng = random.Random(args.seed)
-    results = [
-        asyncio.run(measure(size, kills, args.runs, args.rest_s, rng))
-        for size, kills in ((3, 1), (args.nodes, args.kills))
-    ]
-    show(results, args.seed)
+    show(asyncio.run(both(args, rng)), args.seed)
+
+
+async def both(args: argparse.Namespace, rng: random.Random) -> list[dict[str, Any]]:
+    """A small cluster and the large one."""
+    sizes = ((3, 1), (args.nodes, args.kills))
+    return [await measure(size, kills, args.runs, args.rest_s, rng) for size, kills in sizes]
 
 
 class World:

@@ -40,9 +40,12 @@ class Task:
     async def done(self) -> float | None:
         """When it was done, on the wall clock; None when it failed."""
         assert self._driver.stdout is not None
-        line = await self._driver.stdout.readline()
+        at = None
+        async for line in self._driver.stdout:  # Ray's own words about the lost raylet come here, too
+            word, _, rest = line.decode(errors="replace").strip().partition(" ")
+            at = float(rest) if word == "done" else at
         await self._driver.wait()
-        return float(line) if line.strip() else None
+        return at
 
 
 class Contender:
@@ -108,7 +111,8 @@ class Contender:
             stderr=subprocess.DEVNULL,
         )
         assert driver.stdout is not None
-        assert await asyncio.wait_for(driver.stdout.readline(), 120), f"{self.name}: no task ran on {worker}"
+        while (line := await asyncio.wait_for(driver.stdout.readline(), 120)) != b"runs\n":
+            assert line, f"{self.name}: no task ran on {worker}"
         return Task(driver)
 
     @property
