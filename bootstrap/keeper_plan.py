@@ -18,6 +18,7 @@ from grid_agent.core import raystart
 from grid_agent.edges import keeper
 
 LOCK_WAIT_S = 60.0
+UNIT_S = 10.0  # for the keeper that systemd was asked to start
 POLL_S = 0.1
 
 
@@ -96,8 +97,10 @@ def hand_over(
         keeper.end(files)
     if systemd:
         units.install(made, here.state.keeper, here.environ)
-    if keeper.running(files) is None:
-        units.start(settings.cluster, here.environ)
+    if keeper.running(files) is None and units.start(settings.cluster, here.environ):
+        until = time.monotonic() + UNIT_S
+        while keeper.running(files) is None and time.monotonic() < until:
+            time.sleep(POLL_S)
     keeper.ensure(files)
 
 
