@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         if problem:
             output.error(problem)
             return 2
-        for dead in tuning.dead_names(os.environ):
-            output.warn(str(dead))
+        for text in [*map(str, tuning.dead_names(os.environ)), *tuning.dropped(os.environ)]:
+            output.warn(text)
         if args.dry_run:
             return _dry_run(settings, output, redeploy=args.redeploy, fresh=args.fresh)
         return bring_up.bring_up(

@@ -155,6 +155,16 @@ def dead_names(environ: Mapping[str, str]) -> list[DeadName]:
     return [DeadName(name, DEAD[name]) for name in sorted(DEAD.keys() & environ.keys())]
 
 
+def dropped(environ: Mapping[str, str]) -> list[str]:
+    """A sentence for each setting of Ray that is set here, and that no node of the cluster will see."""
+    return [
+        f"{name} is set here, but is not handed on to the cluster: set it under ray: in the file, "
+        "or in env of a node"
+        for name in sorted(environ)
+        if name.removeprefix("RAY_") in INTEGERS | FLOATS and name.startswith("RAY_")
+    ]
+
+
 def malformed(environ: Mapping[str, str]) -> list[str]:
     """A sentence for each RAY_ variable that would crash Ray's processes: not the number they read."""
     return [

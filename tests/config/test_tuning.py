@@ -173,6 +173,11 @@ def test_dead_names():
     assert "Ray 2.60 does not read it" in str(found[0])
 
 
+def test_what_is_not_handed_on_is_said():
+    [text] = tuning.dropped({"RAY_health_check_period_ms": "1", "RAY_ADDRESS": "x", "max_io_workers": "1"})
+    assert text.startswith("RAY_health_check_period_ms is set here, but is not handed on")
+
+
 # --- against the installed Ray
 
 
