@@ -6,10 +6,11 @@ understands what was written. Fields marked `TRANSIENT` in the model are not sto
 and the API call it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -77,11 +78,13 @@ def same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     kind: Any = type(one)
-    for name in durable_fields(kind):
-        a, b = getattr(one, name), getattr(other, name)
-        if a is not b and a != b:
-            return False
-    return True
+    stored = _stored(kind)
+    return bool(stored(one) == stored(other))
+
+
+@cache
+def _stored(kind: Any) -> Callable[[Any], Any]:
+    return attrgetter(*durable_fields(kind))
 
 
 @cache
