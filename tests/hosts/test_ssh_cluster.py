@@ -295,10 +295,10 @@ def test_a_stopped_node_stays_so_until_start_which_mends_only_it(cluster: Cluste
     assert before["gpu2"] == 0
     server = cluster.lab.hosts["gpu2"].sshd_pid()
     assert server
+    cluster.lab.hosts["gpu2"].kill(server, signal.SIGSTOP)
     for pid, argv in cluster.lab.head.processes().items():
         if argv[0].startswith("ssh: "):  # a kept connection would get past a silent server
             cluster.lab.head.kill(pid)
-    cluster.lab.hosts["gpu2"].kill(server, signal.SIGSTOP)
     try:
         failed = cluster.start()
     finally:
