@@ -51,7 +51,7 @@ def test_the_head_alone_hears_nothing_and_a_peer_reaches_it(cluster: LabCluster)
 
 def test_the_agent_beside_the_raylet_dies_and_is_named(cluster: LabCluster) -> None:
     old = cluster.raylet("gpu2")
-    (agent,) = cluster.find("gpu2", "/ray/dashboard/agent.py") or cluster.find("gpu2", "ray-dashboard-")[:1]
+    (agent,) = cluster.titled("gpu2", "ray::DashboardAgent")
     cluster.lab.hosts["gpu2"].kill(agent)
     incident = cluster.healed("gpu2", old)
     assert incident["cause"] == "agent process died", incident
@@ -129,7 +129,7 @@ def test_all_workers_cut_is_our_own_trouble_and_nothing_is_done(cluster: LabClus
 @pytest.mark.slow
 def test_an_agent_that_stood_still_does_nothing_on_old_news(cluster: LabCluster) -> None:
     before = {name: cluster.raylet(name) for name in cluster.lab.hosts}
-    (replica,) = cluster.find("gpu-master", "ray::ServeReplica:grid-agent")
+    (replica,) = cluster.titled("gpu-master", "ray::ServeReplica:grid-agent")
     with cluster.paused("gpu2", before["gpu2"]):  # a suspect whose time would be up meanwhile
         cluster.comes("gpu2", "SUSPECT", "hung", 10)
         with cluster.paused("gpu-master", replica):

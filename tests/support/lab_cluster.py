@@ -100,10 +100,9 @@ class LabCluster:
 
     # --- what the hosts show, and harm ---
 
-    def find(self, host: str, *words: str) -> list[int]:
-        """Pids of our processes on a host whose argv has all these words."""
-        found = self.lab.hosts[host].processes().items()
-        return [pid for pid, argv in found if all(any(word in a for a in argv) for word in words)]
+    def titled(self, host: str, title: str) -> list[int]:
+        """Pids of the processes on a host that gave themselves a title that begins so."""
+        return [pid for pid, argv in self.lab.hosts[host].processes().items() if argv[0].startswith(title)]
 
     def raylet(self, name: str) -> int:
         """The pid of our raylet on a host, 0 when there is none."""
