@@ -177,6 +177,8 @@ def _phase(belief: Belief, incident: Incident) -> Phase:
     """A person is needed as long as one of its nodes needs one, whatever becomes of the others."""
     for node in belief.nodes.values():
         broken = node.state is State.SUSPECT and node.cause in NOT_OURS
+        if node.gpus.incident_id == incident.id:
+            return incident.phase  # `gpu_incidents` knows who is needed for it
         if node.incident_id == incident.id and (broken or node.state is State.GAVE_UP):
             return Phase.NEEDS_PERSON
     return Phase.FIRING if incident.phase is Phase.NEEDS_PERSON else incident.phase
