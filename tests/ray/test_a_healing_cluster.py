@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.ray.conftest import TOKEN, Running
-from tests.support.cluster import BIN, ROOT, exports, free_port, processes, until
+from tests.support.cluster import BIN, ROOT, Cluster, exports, free_port, processes, until
 
 pytestmark = pytest.mark.ray
 
@@ -98,12 +98,12 @@ def test_the_agent_killed_in_the_middle_of_an_incident_goes_on_with_it(running: 
     posts = len(slack.messages)
     incidents = len(json.loads(cluster.cli("incidents", "-o", "json").stdout)["incidents"])
     old = cluster.raylets()["w1"]
-    (replica,) = replicas()
+    (replica,) = replicas(cluster)
     os.kill(old, 9)
     until(lambda: cluster.state("w1") != "ALIVE", 5)
     os.kill(replica, 9)
     until(lambda: cluster.health()["status"] == "pass" and cluster.raylets().get("w1", old) != old, 120)
-    assert replicas() != [replica]
+    assert replicas(cluster) != [replica]
 
     told = json.loads(cluster.cli("incidents", "-o", "json").stdout)["incidents"]
     assert len(told) == incidents + 1
@@ -111,13 +111,23 @@ def test_the_agent_killed_in_the_middle_of_an_incident_goes_on_with_it(running: 
     assert told[0]["phase"] == "resolved"
     until(lambda: "resolved" in slack.messages[-1]["text"], 15)
     assert len(slack.messages) == posts + 1
-    replies = [reply["text"] for reply in slack.messages[-1]["replies"]]
     until(lambda: len(slack.messages[-1]["replies"]) == len(told[0]["steps"]), 15)
+    replies = [reply["text"] for reply in slack.messages[-1]["replies"]]
     assert len(set(replies)) == len(replies)
 
 
-def replicas() -> list[int]:
-    return [p for p, a in processes().items() if a[0].startswith("ray::ServeReplica:grid-agent:GridAgent")]
+def replicas(cluster: Cluster) -> list[int]:
+    """The agent's processes of this cluster: children of its head's raylet."""
+    head = cluster.raylets()["head"]
+    named = (p for p, a in processes().items() if a[0].startswith("ray::ServeReplica:grid-agent:GridAgent"))
+    return [p for p in named if parent(p) == head]
+
+
+def parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return None
 
 
 def test_the_healed_raylet_is_nobodys_child(running: Running) -> None:
