@@ -15,7 +15,14 @@ from tests.support.cluster import ROOT, UNLIMITED, until
 from tests.support.hosts import Lab
 from tests.support.netns import status_of
 
-GET = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=3).read().decode())"
+GET = """
+import sys, urllib.error, urllib.request
+try:
+    answer = urllib.request.urlopen(sys.argv[1], timeout=3)
+except urllib.error.HTTPError as error:  # 503 has a body, too
+    answer = error
+print(answer.read().decode())
+"""
 CPU, MEMORY = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup/memory")
 
 
