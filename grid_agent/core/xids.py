@@ -1,7 +1,7 @@
 """The XIDs that matter to an operator: what each means, and what helps. Data, with its sources.
 
 An XID is an error report of NVIDIA's driver (https://docs.nvidia.com/deploy/xid-errors/). Meanings and
-actions are condensed from NVIDIA's catalogue; where the action depends on the GPU, the milder one comes first
+actions are ours, after NVIDIA's catalogue; where the action depends on the GPU, the milder one comes first
 and the other after repetition. Called by `gpus`; printed into docs/gpu.md, which a test compares.
 """
 

@@ -277,7 +277,7 @@ def test_a_peer_repairs_what_the_head_cannot_log_in_to(cluster: Cluster) -> None
         until(lambda: cluster.healed("gpu1", old), 90, 0.5)
     newest = json.loads(cluster.get("/incidents"))["incidents"][0]
     story = " ".join(step["text"] for step in newest["steps"])
-    assert "gpu2 looked at the host" in story
+    assert "check by gpu2 refused" in story
     assert "by a task on gpu2" in story
 
 
