@@ -52,7 +52,7 @@ KNOWN = {
 POSITIVE = frozenset({"health_check_period_ms", "health_check_timeout_ms", "health_check_failure_threshold"})
 
 # What `ray start` puts into its own environment.
-SET_BY_RAY = frozenset({"RAY_enable_autoscaler_v2"})
+SET_BY_RAY = frozenset({"RAY_enable_autoscaler_v2", "RAY_CLIENT_MODE", "RAY_LD_PRELOAD_ON_WORKERS"})
 
 # What drivers and Ray's own tools read in a person's shell; `grid-agent env` prints some of them.
 FOR_CLIENTS = frozenset(

@@ -82,11 +82,12 @@ def _unusable(head: NodeBelief, now: float) -> bool:
 
 
 def observer(belief: Belief, now: float, policy: Policy) -> dict[str, Any]:
-    """The agent's view of itself; `detail` only when it is not well."""
+    """The agent's view of itself; `detail` says what there is to say.
+
+    A little slowness only stretches the timeouts: it is told, and no warning.
+    """
     seen, silent = belief.observer, belief.observer.gcs_silent_since
-    doubts = []
-    if seen.score:
-        doubts.append(awareness.sentence(seen))
+    doubts = [awareness.sentence(seen)] if awareness.sick(seen) else []
     if silent is not None and now - silent >= policy.gcs_silent_s:
         doubts.append(f"the GCS has not answered for {now - silent:.0f} s")
     if belief.holding_since is not None:
@@ -98,7 +99,8 @@ def observer(belief: Belief, now: float, policy: Policy) -> dict[str, Any]:
     body: dict[str, Any] = {"status": "warn" if doubts else "pass", "loop_lag_ms": round(seen.loop_lag_ms, 1)}
     if seen.rotation_s is not None:
         body["silence_suspected_within_s"] = silence_suspected_within_s(seen.rotation_s, policy)
-    return {**body, "detail": "; ".join(doubts)} if doubts else body
+    said = doubts or ([awareness.sentence(seen)] if seen.score else [])
+    return {**body, "detail": "; ".join(said)} if said else body
 
 
 def silence_suspected_within_s(rotation_s: float, policy: Policy) -> float:

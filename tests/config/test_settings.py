@@ -78,6 +78,8 @@ def test_models_are_frozen():
 @pytest.mark.parametrize("key", sorted(RayConfig.model_fields.keys() - {"auth", "temp_dir", "preset"}))
 @pytest.mark.parametrize("value", [0, -1, True, 5.0, "5000", None, 2**31])
 def test_ray_numbers_are_positive_whole_numbers(key, value):
+    if (key, value) == ("first_node_port", None):
+        return  # the one number that may be left to us
     with pytest.raises(ValidationError):
         RayConfig.model_validate({key: value})
 

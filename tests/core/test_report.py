@@ -141,6 +141,13 @@ def test_warn_when_we_are_not_well_ourselves(trouble: m.Event) -> None:
     assert body(story)["observer"]["detail"]
 
 
+def test_a_little_slowness_is_told_and_no_warning() -> None:
+    story = Story()
+    story.see(m.LoopLagged(300.0))
+    assert status(story) == "pass"
+    assert "every timeout is 2 times as long" in body(story)["observer"]["detail"]
+
+
 def test_warn_for_an_open_incident_though_every_node_is_alive() -> None:
     story = Story()
     story.die("gpu1")

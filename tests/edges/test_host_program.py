@@ -309,10 +309,10 @@ def test_a_stopped_raylet_ends_at_once(spawn: Spawn) -> None:
     proc.send_signal(signal.SIGSTOP)
     wait_for(lambda: seen(node_id=ID1)["raylets"][0]["stat"] == "T")
     began = time.monotonic()
-    answer = ended(node_id=ID1)
+    answer = ended(node_id=ID1, term_s=20.0)
     assert answer["ok"]
     assert answer["ended"][0]["signal"] == "SIGKILL"
-    assert time.monotonic() - began < 0.9
+    assert time.monotonic() - began < 10.0  # it cannot hear SIGTERM: nobody waits for that
 
 
 def test_a_raylet_that_ignores_the_request_is_killed(spawn: Spawn) -> None:

@@ -38,15 +38,14 @@ async def test_this_machine_answers() -> None:
     assert answer["raylets"] == []
 
 
-async def test_this_machine_may_be_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_this_machine_may_be_too_slow() -> None:
     def slow(_request: dict[str, Any]) -> dict[str, Any]:
-        time.sleep(0.3)
+        time.sleep(2.0)
         return {"ok": True}
 
-    monkeypatch.setattr(host_program, "handle", slow)
     began = time.monotonic()
-    answer = await LocalHost().call(LOOK, 0.05)
-    assert time.monotonic() - began < 0.25
+    answer = await LocalHost(slow).call(LOOK, 0.05)
+    assert time.monotonic() - began < 1.5
     assert (answer["ok"], answer["error"]) == (False, "timeout")
     assert "0.05 s" in answer["detail"]
 

@@ -62,7 +62,8 @@ def running(built: Standin) -> Iterator[Running]:
         cluster.save()
         try:
             started = cluster.start(SLACK_BOT_TOKEN=TOKEN)
-            assert started.returncode == 0, started.stdout + started.stderr
+            said = cluster.cli("incidents", "-o", "json").stdout
+            assert started.returncode == 0, started.stdout + started.stderr + said
             yield Running(cluster, slack, built)
         finally:
             built.reset()
@@ -72,7 +73,8 @@ def running(built: Standin) -> Iterator[Running]:
 def test_expected_registered_and_seen_agree(running: Running) -> None:
     counts = until(lambda: (g := running.node()["gpus"])["seen"] == 2 and g, 20)
     assert counts == {"expected": 2, "registered": 2, "seen": 2}
-    assert running.cluster.health()["status"] == "pass"
+    health = running.cluster.health()
+    assert health["status"] == "pass", str(health)
     story = running.cluster.cli("why", "w1").stdout
     assert all(uuid in story for uuid in UUIDS)
     head = next(n for n in running.cluster.health()["nodes"] if n["name"] == "head")

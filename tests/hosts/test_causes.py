@@ -49,6 +49,7 @@ def test_the_head_alone_hears_nothing_and_a_peer_reaches_it(cluster: LabCluster)
     assert cluster.raylet("gpu1") == old
 
 
+@pytest.mark.slow
 def test_the_agent_beside_the_raylet_dies_and_is_named(cluster: LabCluster) -> None:
     old = cluster.raylet("gpu2")
     (agent,) = cluster.titled("gpu2", "ray::DashboardAgent")

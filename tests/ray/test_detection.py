@@ -143,6 +143,7 @@ def of_preset(name: str | None) -> dict[str, int]:
     return tuning.plan(ray).system_config
 
 
+@pytest.mark.slow
 def test_fast_lan(monkeypatch: pytest.MonkeyPatch) -> None:
     measure(of_preset("fast-lan"), monkeypatch)
 

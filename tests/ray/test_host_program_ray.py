@@ -92,6 +92,7 @@ def gone_within(seconds: float, check: Any) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_raylets_whole_life(clusters: tuple[Cluster, Cluster]) -> None:
     mine, other = clusters
     for answer in (mine.head(), other.head()):

@@ -40,7 +40,7 @@ def test_a_night_of_harm(seed: int) -> None:
 
 
 def test_a_long_night_with_many_nodes() -> None:
-    cluster = night(3, 50, 0.1, every_s=20.0)
+    cluster = night(3, 50, 1.0, every_s=20.0)
     check(cluster, 3)
     assert len(cluster.found) > 5
 
@@ -56,6 +56,8 @@ def test_slow_nodes_and_lost_heartbeats_restart_nobody(seed: int) -> None:
         else:
             cluster.hang(name, cluster.rng.uniform(1, 80))
     cluster.run(200)
+    while any(node.state is State.SUSPECT for node in cluster.belief.nodes.values()):
+        cluster.run(5)  # heartbeats are lost to the very end: two in a row may just have been
     check(cluster, seed)
     acted = [o for _, o in cluster.log if isinstance(o, m.RestartWorker | m.TellRay | m.Notify)]
     assert acted == [], f"seed {seed}"
