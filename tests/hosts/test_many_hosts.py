@@ -141,7 +141,7 @@ def test_silent_hosts_cost_one_timeout_and_the_next_start_mends_only_them(
         second = start(lab, file)
     finally:
         silent.kill()
-        silent.wait()
+        silent.communicate()
         for host in lab.hosts.values():
             host.reboot()
     good = [took for name, took in first["survey"].items() if name not in SILENT]
