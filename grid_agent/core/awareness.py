@@ -90,9 +90,9 @@ def _checked(observer: Observer, seen: m.SelfChecked, now: float) -> Observer:
 
 
 def _noted(observer: Observer, points: int, doubts: tuple[str, ...], now: float) -> Observer:
-    """The score after this sign of trouble, or after none for some time."""
+    """The score after this sign of trouble, or after none for some time while the loop is in time."""
     eased = observer.score
-    while eased > 0 and now - observer.scored_at >= EASE_S:
+    while eased > 0 and observer.loop_lag_ms < STALLED_MS and now - observer.scored_at >= EASE_S:
         eased -= 1
         observer = replace(observer, score=eased, scored_at=observer.scored_at + EASE_S)
     if points:

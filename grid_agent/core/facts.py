@@ -150,6 +150,8 @@ def fresh(node: NodeBelief) -> bool:
         return False
     if node.incarnation is None and node.state is not State.JOINING:
         return True  # nothing of it was ever listed, so nothing newer speaks against the look
+    if running(node) is None and _answered_since(node, view.at):
+        return False
     return view.at >= _trouble_began_at(node) and not outdated(node, view.at, STALE_S)
 
 
@@ -158,13 +160,18 @@ def peer(node: NodeBelief) -> PeerView | None:
     view = node.peer_view
     if view is None or view.at < _trouble_began_at(node) or outdated(node, view.at, PEER_STALE_S):
         return None
-    return view
+    return None if view.how is not None and _answered_since(node, view.at) else view
 
 
 def _trouble_began_at(node: NodeBelief) -> float:
     began = (node.heartbeat.first_missed_at, node.unlisted_at, node.proof_missed_at)
     otherwise = node.since if node.failed_at is None else node.failed_at
     return min((at for at in began if at is not None), default=otherwise)
+
+
+def _answered_since(node: NodeBelief, at: float) -> bool:
+    """The raylet itself has answered: nobody who found it gone before that is right any more."""
+    return node.heartbeat.answered_at is not None and node.heartbeat.answered_at > at
 
 
 def outdated(node: NodeBelief, at: float, after_s: float) -> bool:

@@ -21,18 +21,7 @@ def open_for(belief: Belief, node: NodeBelief, now: float, window_s: float) -> B
         everyone = tuple(dict.fromkeys((*shared.nodes, node.name)))
         joined = replace(shared, nodes=everyone, steps=_with(shared, now, _found(node), node.name))
         return _attach(belief, joined, node)
-    incident = Incident(
-        id=belief.next_incident_id,
-        nodes=(node.name,),
-        host=node.host,
-        cause=node.cause or Cause.PROCESS_GONE,
-        phase=Phase.FIRING,
-        opened_at=now,
-        failed_at=node.failed_at if node.failed_at is not None else now,
-        evidence=node.evidence,
-    )
-    incident = replace(incident, steps=_with(incident, now, _found(node), node.name))
-    return _attach(replace(belief, next_incident_id=incident.id + 1), incident, node)
+    return _open(belief, node, now, Phase.FIRING)
 
 
 def reopen(belief: Belief, node: NodeBelief, now: float, window_s: float) -> Belief:
@@ -55,18 +44,7 @@ def report(belief: Belief, node: NodeBelief, now: float, after_s: float) -> Beli
         return belief
     if node.cause not in NOT_OURS or node.cause_since is None or now - node.cause_since < after_s:
         return belief
-    incident = Incident(
-        id=belief.next_incident_id,
-        nodes=(node.name,),
-        host=node.host,
-        cause=node.cause or Cause.NO_PATH,
-        phase=Phase.NEEDS_PERSON,
-        opened_at=now,
-        failed_at=node.failed_at if node.failed_at is not None else now,
-        evidence=node.evidence,
-        steps=(Step(now, _found(node)),),
-    )
-    return _attach(replace(belief, next_incident_id=incident.id + 1), incident, node)
+    return _open(belief, node, now, Phase.NEEDS_PERSON)
 
 
 def rephase(belief: Belief) -> Belief:
@@ -184,25 +162,40 @@ def _phase(belief: Belief, incident: Incident) -> Phase:
     return Phase.FIRING if incident.phase is Phase.NEEDS_PERSON else incident.phase
 
 
+def _open(belief: Belief, node: NodeBelief, now: float, phase: Phase) -> Belief:
+    incident = Incident(
+        id=belief.next_incident_id,
+        nodes=(node.name,),
+        host=node.host,
+        cause=node.cause or Cause.PROCESS_GONE,
+        phase=phase,
+        opened_at=now,
+        failed_at=node.failed_at if node.failed_at is not None else now,
+        evidence=node.evidence,
+    )
+    incident = replace(incident, steps=_with(incident, now, _found(node), node.name))
+    return _attach(replace(belief, next_incident_id=incident.id + 1), incident, node)
+
+
 def _attach(belief: Belief, incident: Incident, node: NodeBelief) -> Belief:
     belief = evidence.put(belief, replace(node, incident_id=incident.id))
     return replace(belief, incidents={**belief.incidents, incident.id: incident})
 
 
 def _with(incident: Incident, now: float, text: str, name: str = "") -> tuple[Step, ...]:
-    """The steps and this one; the same said of several nodes at one moment is one step."""
+    """The steps and this one; the same said of several nodes at once is one step, until it was announced."""
     steps = incident.steps
     about = " ".join(text.replace(name, "", 1).replace(" :", ":").split()) if name else ""
     last = steps[-1] if steps else None
     if last is not None and last.text == text:
         return steps
-    if last is not None and about and (last.at, last.about) == (now, about):
+    if last is not None and about and (last.revision, last.about) == (incident.revision, about):
         both = (*last.nodes, name)
         rolled = f"{names.fold(both)}: {about.removeprefix('is ')}"
-        return (*steps[:-1], Step(now, rolled, both, about))
+        return (*steps[:-1], Step(now, rolled, both, about, incident.revision))
     if len(steps) >= MAX_STEPS:
         return steps  # the journal's history goes on
-    return (*steps, Step(now, text, (name,), about))
+    return (*steps, Step(now, text, (name,), about, incident.revision))
 
 
 def _found(node: NodeBelief) -> str:

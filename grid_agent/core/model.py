@@ -366,12 +366,16 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of an incident's story. `nodes` and `about`: what it was made of, so that others can join."""
+    """One line of an incident's story. `nodes` and `about`: what it was made of, so that others can join.
+
+    `revision` is its incident's when it was added: once that has risen, people know the line as it is.
+    """
 
     at: float
     text: str
     nodes: tuple[str, ...] = field(default=(), compare=False, metadata=TRANSIENT)
     about: str = field(default="", compare=False, metadata=TRANSIENT)
+    revision: int = field(default=-1, compare=False, metadata=TRANSIENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,8 +79,10 @@ def died(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief
         belief = incidents.reopen(belief, node, now, policy.flap_window_s)
     belief = incidents.open_for(belief, belief.nodes[node.name], now, policy.mass_window_s)
     last = node.attempts[-1] if node.attempts else None
-    too_soon = last is not None and last.ok and last.helped is None
-    return breaker.in_vain(belief, belief.nodes[node.name], now, policy) if too_soon else belief
+    if last is not None and last.ok and last.helped is None:  # so soon
+        belief = breaker.in_vain(belief, belief.nodes[node.name], now, policy)
+    blocked = node.cause is Cause.PORT_BLOCKED
+    return hand_over(belief, belief.nodes[node.name], now, policy) if blocked else belief
 
 
 def consider(

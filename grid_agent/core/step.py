@@ -64,6 +64,10 @@ def step(
     for name in awake:
         belief, more = _act(belief, belief.nodes[name], now, policy)
         orders += more
+    if any(isinstance(order, m.RestartWorker) for order in orders):  # those before it must know of it, too
+        for name in awake:
+            belief, more = repair.consider(belief, belief.nodes[name], now, policy)
+            orders += more
     belief, changed = incidents.revise(incidents.rephase(belief), before.incidents)
     belief = rest.note(incidents.trim(belief, policy.max_incidents), awake)
     belief = evidence.shared_table(belief)

@@ -46,7 +46,7 @@ class Witnesses:
     newest: dict[str, str] = field(default_factory=dict)
     looked_at: dict[str, float] = field(default_factory=dict)
     late: bool = False  # so was our own loop when it last said so
-    silent: set[str] = field(default_factory=set)  # whose newest known life missed its last heartbeat
+    silent: set[str] = field(default_factory=set)  # whose newest listed life missed its last heartbeat
     peers_said: dict[tuple[str, str, str], float] = field(default_factory=dict)
     gcs_silent_since: float | None = None
     gcs_ever: bool = False
@@ -71,6 +71,8 @@ class Witnesses:
             case m.PeopleStopped(nodes):
                 for name in self.stopped - nodes:
                     self.restarts.pop(name, None)  # a person let it go on: its count starts again
+                    self.silent.discard(name)  # and it is nobody until the GCS lists it again
+                    self.newest.pop(name, None)
                 self.stopped = nodes & self.names
             case m.PersonSaid():
                 self._said(now, event)
@@ -135,9 +137,9 @@ class Witnesses:
         for row in sorted(rows, key=lambda r: (r.started_at_ms, r.alive)):
             best[row.name] = row
         for name, row in best.items():
-            if self.newest.get(name) != row.node_id:
+            if self.newest.get(name) != row.node_id or not row.alive:
                 self.silent.discard(name)
-            self.newest[name] = row.node_id
+            self.newest[name] = row.node_id if row.alive else ""
         for (name, node_id), life in self.lives.items():
             shown = best.get(name)
             alive = shown is not None and shown.node_id == node_id and shown.alive

@@ -80,6 +80,22 @@ def repair_failed(name: str, attempt: int = 1, *, curable: bool = True) -> m.Rep
     return m.RepairEnded(name, attempt, ok=False, detail="ray start failed", curable=curable)
 
 
+def at_rest(belief: Belief, now: float, policy: Policy) -> tuple[Belief, list[m.Order]]:
+    """Step on without news until nothing changes any more, which may take no more than two steps.
+
+    One step may leave something for the next: how much doubt many failures at once cast is known at its end.
+    Returns the belief at rest, and the orders given on the way.
+    """
+    given: list[m.Order] = []
+    for _ in range(3):
+        before = belief
+        belief, orders = step(before, (), now, policy)
+        if belief == before and not orders:
+            return belief, given
+        given += orders
+    raise AssertionError(f"steps in which nothing happened go on and on; they gave {given}")
+
+
 class Story:
     """A cluster told in events. All nodes are ALIVE at the start, unless `joined` is False."""
 

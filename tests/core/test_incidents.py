@@ -5,7 +5,7 @@ from dataclasses import replace
 from grid_agent.core import incidents
 from grid_agent.core import messages as m
 from grid_agent.core.model import Cause, Incident, Phase, State
-from tests.core.situations import Story, repair_failed, repaired
+from tests.core.situations import Story, no_process, refused, repair_failed, repaired
 
 
 def texts(incident: Incident) -> str:
@@ -157,3 +157,16 @@ def test_an_incident_tells_when_the_next_attempt_is_due() -> None:
     story.see(repair_failed("gpu1"), after=1)
     assert story.incidents[0].next_attempt_at == story.node("gpu1").next_attempt_at
     assert story.incidents[0].next_attempt_at is not None
+
+
+def test_a_step_that_people_know_is_joined_by_no_other_node() -> None:
+    """Even when the clock stood still in between: its line in Slack's thread is not written again."""
+    story = Story(4)
+    story.see(*(refused(f"gpu{i}") for i in (1, 2, 3, 4)))
+    story.see(no_process("gpu1"), no_process("gpu2"), after=0.1)
+    (known,) = story.incidents
+    story.see(no_process("gpu3"), no_process("gpu4"))
+    (after,) = story.incidents
+    assert after.steps[: len(known.steps)] == known.steps
+    assert "gpu[1-2]: dead: process gone" in texts(known)
+    assert "gpu[3-4]: dead: process gone" in texts(after)

@@ -22,9 +22,9 @@ def standin(built: Standin, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin
     """Two healthy GPUs, for the processes that the test starts."""
     for name, value in built.env.items():
         monkeypatch.setenv(name, value)
-    built.reset()
+    built.fresh()
     yield built
-    built.reset()
+    built.fresh()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

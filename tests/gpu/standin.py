@@ -19,20 +19,24 @@ class Standin:
         self.folder = folder
         self.script = folder / "script"
         self.kernel_log = folder / "kmsg"
-        self.kernel_log.write_text("")
         library = folder / "libnvidia-ml.so.1"
         subprocess.run(
             ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", library, SOURCE],
             check=True,
         )
         (folder / "libcuda.so.1").symlink_to(library)
-        self._records = 0
-        self.reset()
+        self.fresh()
 
     @property
     def env(self) -> dict[str, str]:
         """What makes a process load the stand-in."""
         return {"LD_LIBRARY_PATH": str(self.folder), "NVML_STANDIN": str(self.script)}
+
+    def fresh(self) -> None:
+        """As new, the kernel log too: for readers that are not started yet."""
+        self.kernel_log.write_text("")
+        self._records = 0
+        self.reset()
 
     def reset(self) -> None:
         """Two healthy GPUs and nothing else."""

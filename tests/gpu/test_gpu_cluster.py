@@ -49,7 +49,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(built: Standin) -> Iterator[Running]:
-    built.reset()
+    built.fresh()
     with SlackServer(token=TOKEN) as slack:
         cluster = Cluster(
             workers=1,
@@ -66,7 +66,7 @@ def running(built: Standin) -> Iterator[Running]:
             assert started.returncode == 0, started.stdout + started.stderr + said
             yield Running(cluster, slack, built)
         finally:
-            built.reset()
+            built.fresh()
             cluster.close()
 
 

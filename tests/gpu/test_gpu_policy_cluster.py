@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def running(built: Standin) -> Iterator[Running]:
-    built.reset()
+    built.fresh()
     with SlackServer(token=TOKEN) as slack:
         cluster = Cluster(
             workers=2,
@@ -44,7 +44,7 @@ def running(built: Standin) -> Iterator[Running]:
             assert started.returncode == 0, started.stdout + started.stderr
             yield Running(cluster, slack, built)
         finally:
-            built.reset()
+            built.fresh()
             cluster.close()
 
 

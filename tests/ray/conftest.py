@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +31,13 @@ def running() -> Iterator[Running]:
             yield Running(cluster, slack, started.stdout)
         finally:
             cluster.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares the cluster runs in one go; the test that stops it comes last."""
+    here = Path(__file__).parent
+    mine = [i for i in items if here in i.path.parents and "running" in getattr(i, "fixturenames", ())]
+    if mine:
+        at = items.index(mine[0])
+        before, after = ([i for i in part if i not in mine] for part in (items[:at], items[at:]))
+        items[:] = [*before, *sorted(mine, key=lambda item: item.name.startswith("test_stop_")), *after]
