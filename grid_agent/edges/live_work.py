@@ -1,12 +1,13 @@
 """What runs on one node, by Ray's public state API: it is asked before a node that still runs is restarted.
 
-It asks the dashboard of the head, in a thread and with a deadline; whatever goes wrong is an answer too.
+It asks the dashboard of our own head, in a thread and with a deadline; whatever goes wrong is an answer too.
 """
 
 import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import ray
 from ray.util import state
 
 from grid_agent.core import messages as m
@@ -33,7 +34,10 @@ class LiveWorks:
 
 
 def _listed(node_id: str) -> LiveWork:
-    limits: dict[str, Any] = {"limit": MOST, "timeout": int(LIST_S), "raise_on_missing_output": False}
+    # Without an address Ray takes any cluster that it finds on this machine.
+    ours = ray.get_runtime_context().gcs_address
+    limits: dict[str, Any] = {"address": ours, "limit": MOST, "timeout": int(LIST_S)}
+    limits["raise_on_missing_output"] = False
     here = ("node_id", "=", node_id)
     actors = state.list_actors(filters=[here, ("state", "=", "ALIVE")], **limits)
     tasks = state.list_tasks(

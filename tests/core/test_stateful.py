@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 )
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import HostFacts, Miss, Policy, Raylet
+from grid_agent.core.model import HostFacts, LiveWork, Miss, Policy, Raylet
 from grid_agent.core.step import begin, step
 from tests.core.invariants import Witnesses, believed
 from tests.core.situations import START, at_rest, configured, row
@@ -121,6 +121,13 @@ class Cluster(RuleBasedStateMachine):
                 return m.TaskRan(name, node_id) if ok else m.TaskMissed(name, node_id, "late")
             case m.TellRay(name, node_id):
                 return m.RayTold(name, node_id, ok)
+            case m.ListWork(name, node_id):
+                trouble = "no dashboard" if how is Miss.TIMED_OUT else None
+                return m.WorkListed(
+                    name, node_id, LiveWork(0.0, node_id, {"tasks": int(ok)}, trouble=trouble)
+                )
+            case m.DrainNode(name, node_id):
+                return m.DrainAnswered(name, node_id, ok)
             case m.RestartWorker(name, _, attempt):
                 return m.RepairEnded(name, attempt, ok, "said so", curable=how is not Miss.REFUSED)
         raise AssertionError(order)
