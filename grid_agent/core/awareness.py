@@ -61,6 +61,8 @@ def stretched(belief: Belief, policy: Policy) -> Policy:
         hang_s=policy.hang_s * factor,
         unreachable_s=policy.unreachable_s * factor,
         join_s=policy.join_s * factor,
+        zombie_s=policy.zombie_s * factor,
+        report_s=policy.report_s * factor,
     )
 
 

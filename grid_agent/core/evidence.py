@@ -113,6 +113,7 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
         case m.PeerChecked(_, _, by, how, detail):
             # It tells of the moment it was asked, not of that of its answer.
             at = now if node.peer_begun_at is None else node.peer_begun_at
+            node = node if how is not None else replace(node, reached_at=at)
             return replace(
                 node, peer_view=PeerView(at, by, how, detail), peer_begun_at=None, peer_trouble=None
             )
@@ -141,6 +142,9 @@ def _looked(node: NodeBelief, view: HostView, about: str | None) -> NodeBelief:
     before = node.host_view
     same = before is not None and before.reached == view.reached
     since = before.since if before is not None and same else view.at
+    ours = node.incarnation.node_id if node.incarnation is not None else None
+    if view.facts.greets and any(r.node_id == ours for r in view.raylets):
+        node = replace(node, reached_at=view.at)
     doubles = view.raylets if len(view.raylets) > 1 else () if view.reached else node.doubles
     return replace(node, host_view=replace(view, since=since), doubles=doubles)
 
@@ -205,9 +209,8 @@ def _doubled(nodes: Mapping[str, NodeBelief], rows: tuple[m.NodeRow, ...]) -> li
     found = []
     for name, node in nodes.items():
         strangers = unknown.get(node.incarnation.address, ()) if node.incarnation is not None else ()
-        doubles = node.doubles if named[name] > 1 else ()
-        if (node.rows_alive, node.strangers, node.doubles) != (named[name], strangers, doubles):
-            found.append(replace(node, rows_alive=named[name], strangers=strangers, doubles=doubles))
+        if (node.rows_alive, node.strangers) != (named[name], strangers):
+            found.append(replace(node, rows_alive=named[name], strangers=strangers))
     return found
 
 
@@ -221,12 +224,14 @@ def _row(node: NodeBelief, row: m.NodeRow | None, now: float) -> NodeBelief:
     if node.incarnation is None or row.node_id != node.incarnation.node_id:
         node = replace(
             node,
+            former_id=node.incarnation.node_id if node.incarnation is not None else node.former_id,
             incarnation=Incarnation(row.node_id, row.address, row.port, row.started_at_ms),
             heartbeat=Heartbeat(),
             host_view=None,
             peer_view=None,
             peer_task=None,
             peer_begun_at=None,
+            reached_at=None,
             probe=None,
             proof_asked_at=None,
             proof_begun_at=None,

@@ -8,22 +8,23 @@ proves the death of the earlier life. Pure; called by `step`.
 
 from collections.abc import Iterable
 
+from grid_agent.core import guard
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, Cause, Policy, State
 
 
-def bury(belief: Belief, events: Iterable[m.Event], policy: Policy) -> list[m.TellRay]:
-    """An order for each such life that the GCS has just listed."""
-    if policy.mode != "heal" or belief.paused is not None:
-        return []
+def bury(belief: Belief, events: Iterable[m.Event], now: float, policy: Policy) -> list[m.TellRay]:
+    """An order for each such life that the GCS has just listed, unless a guard forbids to tell it now."""
     listed = (event.rows for event in events if isinstance(event, m.NodesListed))
-    return [order for rows in listed for order in _of_rows(belief, rows)]
+    return [order for rows in listed for order in _of_rows(belief, rows, now, policy)]
 
 
-def _of_rows(belief: Belief, rows: Iterable[m.NodeRow]) -> Iterable[m.TellRay]:
+def _of_rows(belief: Belief, rows: Iterable[m.NodeRow], at: float, policy: Policy) -> Iterable[m.TellRay]:
     for row in rows:
         node = belief.nodes.get(row.name)
         if node is None or not row.alive or not row.port:
+            continue
+        if not guard.may_tell(belief, node, at, policy, fenced=True):
             continue
         now = node.incarnation
         proven = now is not None and node.state is State.ALIVE and node.proven_id == now.node_id

@@ -12,6 +12,7 @@ from grid_agent.core.model import GONE, Belief, Cause, Incarnation, NodeBelief, 
 WAIT_S = 10.0  # that a restart waits at most for what the host says of the end of its raylet
 LOST_S = 30.0  # an answer that has not come back by then never will
 DOUBLES_EVERY_S = 30.0  # a look at a host of whose raylet the GCS lists two lives
+SETTLED_S = 10.0  # after it came back, before its host is looked at once more
 APART_S = 0.2  # for each proof: a large cluster costs no more than a small one, and takes longer
 SAVED_S = 5.0  # as seldom as a node at rest is thought about
 
@@ -68,7 +69,7 @@ def _should_look(node: NodeBelief, now: float, policy: Policy) -> bool:
         if node.incarnation is not None or now - node.since < policy.join_s:
             return False
     elif node.state is State.ALIVE:
-        if node.rows_alive < 2:
+        if node.rows_alive < 2 and not node.doubles and not _came_back(node, now):
             return False
         every_s = DOUBLES_EVERY_S
     elif node.state is State.DEAD:
@@ -79,6 +80,11 @@ def _should_look(node: NodeBelief, now: float, policy: Policy) -> bool:
     return _due(node.look_asked_at, node.look_begun_at, every_s, now)
 
 
+def _came_back(node: NodeBelief, now: float) -> bool:
+    """It lives anew: one look shows whether its former raylet runs on, which no row of the GCS tells."""
+    return node.former_id is not None and node.host_view is None and now - node.since >= SETTLED_S
+
+
 def _lasts(node: NodeBelief) -> bool:
     """The last look counts; of a node that waits for its turn, for a while yet: it keeps its witness."""
     view = node.host_view
@@ -87,8 +93,8 @@ def _lasts(node: NodeBelief) -> bool:
 
 def _should_ask_peer(node: NodeBelief, now: float, policy: Policy) -> bool:
     """A peer checks the port of a suspect that is silent, and places a task on one that runs none."""
-    unheard = node.state is State.DEAD and node.cause is Cause.HOST_DOWN
-    if node.state is not State.SUSPECT and not unheard:
+    doubtful = node.state is State.DEAD and node.cause in (Cause.HOST_DOWN, Cause.CANNOT_RUN_TASKS)
+    if node.state is not State.SUSPECT and not doubtful:
         return False
     if not node.heartbeat.misses and node.proof_misses < facts.ENOUGH:
         return False

@@ -296,6 +296,7 @@ class NodeBelief:
     cause_since: float | None = None
     evidence: tuple[str, ...] = ()
     incarnation: Incarnation | None = None
+    former_id: str | None = None  # the incarnation before
     proven_id: str | None = None  # the incarnation on which a pinned task has run
     stopped_id: str | None = None  # the incarnation a person stopped: its dead row is no news
     # What the GCS row of `incarnation` says, and since when that is False.
@@ -308,6 +309,8 @@ class NodeBelief:
     host_view: HostView | None = field(default=None, metadata=TRANSIENT)
     peer_view: PeerView | None = field(default=None, metadata=TRANSIENT)
     peer_task: PeerTask | None = field(default=None, metadata=TRANSIENT)
+    # When somebody else than the head last got an answer from the raylet: a peer, or its own host.
+    reached_at: float | None = field(default=None, metadata=TRANSIENT)
     # How many rows of this name the GCS lists as ALIVE, and the raylets of it where its host shows more than
     # one; and live rows of this host under names that are not in the file.
     rows_alive: int = field(default=0, metadata=TRANSIENT)
@@ -488,7 +491,8 @@ class Policy:
     wait after attempt k is `backoff_s` times 3^(k-1), at most `backoff_most_s`, plus a jitter. A node
     that was ALIVE for `probation_s` begins its ladder anew. `do_not_disturb` holds (from, to) in minutes
     after midnight UTC.
-    `report_s` passes before people hear of a broken path. A node that is ALIVE is proved again every
+    `report_s` passes before people hear of a broken path. A raylet that the GCS has marked dead exits within
+    2 s; one that still runs after `zombie_s` is a zombie. A node that is ALIVE is proved again every
     `prove_again_s`.
     """
 
@@ -503,6 +507,7 @@ class Policy:
     prove_again_s: float = 180.0
     peer_every_s: float = 3.0
     report_s: float = 20.0
+    zombie_s: float = 5.0
     repair_timeout_s: float = 90.0
     node_attempts: int = 4
     node_window_s: float = 1800.0

@@ -60,7 +60,7 @@ def step(
     belief = gpu_incidents.tell(_hold(belief, now, policy), awake, now, policy)
     belief = head.settle(belief, now)
     belief, planned = gpu_policy.act(belief, awake, now, policy)
-    orders: list[m.Order] = [*planned, *ghosts.bury(belief, events, policy)]
+    orders: list[m.Order] = [*planned, *ghosts.bury(belief, events, now, policy)]
     for name in awake:
         belief, more = _act(belief, belief.nodes[name], now, policy)
         orders += more
@@ -111,7 +111,7 @@ def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
         node = belief.nodes[node.name]
     if node.state in (State.REPAIRING, State.GAVE_UP) or _hopeless(node):
         return belief
-    found = verdict.judge(node, now, policy, placement.head(belief))
+    found = _found(belief, node, now, policy)
     if node.state is State.DEAD:
         return _judge_again(belief, node, found, now, policy)
     if found.grade is Grade.SUSPECT or (found.grade is Grade.DEAD and node.role == "head"):
@@ -126,6 +126,13 @@ def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
         dead = replace(dead, evidence=found.evidence, verdict_stands=True)
         return repair.died(belief, dead, now, policy)
     return belief
+
+
+def _found(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> verdict.Verdict:
+    """The verdict; whether a peer could be asked matters only where no login reaches the host."""
+    unreached = node.host_view is not None and not node.host_view.reached
+    peers = unreached and placement.witness(belief, node) is not None
+    return verdict.judge(node, now, policy, placement.head(belief), peers=peers)
 
 
 def _hopeless(node: NodeBelief) -> bool:

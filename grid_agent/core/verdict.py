@@ -21,7 +21,6 @@ from grid_agent.core.model import (
     State,
 )
 
-ZOMBIE_S = 5.0  # a raylet that learns of its death exits within 2 s; longer is a zombie
 PATIENCE = 3.0  # times as long is a silent raylet forgiven whose host is under strain
 STOPPED = ("T", "t")  # of /proc/<pid>/stat: no load excuses a stopped process
 AGENT_DIED = ("raylet fate-shares with it", "raylet fate shares with the agent")  # Ray's own words for it
@@ -51,7 +50,10 @@ UNKNOWN = Verdict(Grade.UNKNOWN)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One node as the rules ask about it. `alive`: its process, on a host that was `looked` at in time."""
+    """One node as the rules ask about it. `alive`: its process, on a host that was `looked` at in time.
+
+    `peer` is what a peer found, if that counts now; `peers`: there is one that could be asked.
+    """
 
     node: NodeBelief
     now: float
@@ -61,6 +63,7 @@ class Case:
     unreached: bool
     alive: Raylet | None
     peer: PeerView | None
+    peers: bool
 
     @property
     def seen(self) -> HostFacts:
@@ -93,11 +96,15 @@ class Case:
 
     @property
     def silent_s(self) -> float:
-        """How long it is silent and its host, too, was seen so: after a cut one look proves no hang."""
+        """How long nobody has got an answer: not the head, no peer, and its host, too, was seen so.
+
+        After a cut, one look proves no hang; nor does one after somebody else was answered until then.
+        """
         view, first = self.node.host_view, self.node.heartbeat.first_missed_at
         if view is None or first is None:
             return 0.0
-        return self.now - max(first, view.at if view.since is None else view.since)
+        since = view.at if view.since is None else view.since
+        return self.now - max(first, since, self.node.reached_at or first)
 
     @property
     def patience(self) -> float:
@@ -117,15 +124,20 @@ class Case:
         return Verdict(grade, cause, tuple(fact.text for fact in facts.facts(self.node)))
 
 
-def judge(node: NodeBelief, now: float, policy: Policy, head: str = "head") -> Verdict:
-    """Return the verdict on this node at this time; `head` is the name of the node we look from."""
+def judge(
+    node: NodeBelief, now: float, policy: Policy, head: str = "head", *, peers: bool = False
+) -> Verdict:
+    """Return the verdict on this node at this time.
+
+    `head` is the name of the node we look from; `peers` says whether a live peer could be asked.
+    """
     if node.incarnation is None:
         return _never_joined(node, now, policy)
     fresh, view = facts.fresh(node), node.host_view
     looked = fresh and view is not None and view.reached
     alive = facts.running(node) if looked else None
     unreached = fresh and view is not None and not view.reached
-    case = Case(node, now, policy, head, looked, unreached, alive, facts.peer(node))
+    case = Case(node, now, policy, head, looked, unreached, alive, facts.peer(node), peers)
     rules = (_gone, _marked_dead, _path, _host_down, _hung, _contradiction, _cannot_run_tasks)
     found = next((verdict for rule in rules if (verdict := rule(case)) is not None), None)
     if found is not None:
@@ -165,9 +177,10 @@ def _marked_dead(case: Case) -> Verdict | None:
     if node.listed_alive is not False:
         return None
     suspected_s = case.now - node.failed_at if node.failed_at is not None else 0.0
+    marked_s = case.now - node.unlisted_at if node.unlisted_at is not None else 0.0
     if case.alive is not None:
         cause = Cause.PORT_BLOCKED if _was_blocked(node) else Cause.ZOMBIE
-        return case.given_up(cause, when=suspected_s >= ZOMBIE_S)
+        return case.given_up(cause, when=min(suspected_s, marked_s) >= case.policy.zombie_s)
     if case.unreached:
         return case.given_up(Cause.HOST_DOWN, when=suspected_s >= case.policy.unreachable_s)
     return case.suspect(_known(node))
@@ -183,10 +196,12 @@ def _path(case: Case) -> Verdict | None:
 
 
 def _host_down(case: Case) -> Verdict | None:
-    """Nobody reaches it: not the head, no peer, no login."""
+    """Nobody reaches it: not the head, no login, and no peer where there is one to ask."""
     if not _silent(case) or not case.unreached:
         return None
-    return case.given_up(Cause.HOST_DOWN, when=case.enough and case.silent_s >= case.policy.unreachable_s)
+    agreed = case.peer is not None or not case.peers
+    late = case.enough and case.silent_s >= case.policy.unreachable_s
+    return case.given_up(Cause.HOST_DOWN, when=late and agreed)
 
 
 def _hung(case: Case) -> Verdict | None:

@@ -45,7 +45,10 @@ class Witnesses:
     lives: dict[tuple[str, str], Incarnation] = field(default_factory=dict)
     newest: dict[str, str] = field(default_factory=dict)
     looked_at: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, m.NodeRow] = field(default_factory=dict)  # every life that was ever listed
+    ran: set[str] = field(default_factory=set)  # the lives on which a task has run
     late: bool = False  # so was our own loop when it last said so
+    blind: bool = False  # the agent could not reach itself, or the clock jumped, when it last looked
     silent: set[str] = field(default_factory=set)  # whose newest listed life missed its last heartbeat
     peers_said: dict[tuple[str, str, str], float] = field(default_factory=dict)
     gcs_silent_since: float | None = None
@@ -68,18 +71,12 @@ class Witnesses:
                 self._listed(now, rows)
             case m.GcsWentSilent():
                 self.gcs_silent_since = now if self.gcs_silent_since is None else self.gcs_silent_since
-            case m.PeopleStopped(nodes):
-                for name in self.stopped - nodes:
-                    self.restarts.pop(name, None)  # a person let it go on: its count starts again
-                    self.silent.discard(name)  # and it is nobody until the GCS lists it again
-                    self.newest.pop(name, None)
-                self.stopped = nodes & self.names
-            case m.PersonSaid():
+            case m.PeopleStopped() | m.PersonSaid():
                 self._said(now, event)
-            case m.LoopLagged(lag_ms):
-                self.late = lag_ms >= self.policy.lag_warn_ms
-            case m.HostLooked(name) | m.HostUnreachable(name):
-                self.looked_at[name] = now
+            case m.LoopLagged() | m.SelfChecked():
+                self._doubted(event)
+            case m.HostLooked() | m.HostUnreachable():
+                self._looked(now, event)
             case m.RepairEnded(name, attempt, ok):
                 self._ended(name, attempt, ok=ok, begun=event.begun or ok)
             case m.RayTold(name, node_id, False):
@@ -87,7 +84,29 @@ class Witnesses:
             case _:
                 self._complained(now, event)
 
-    def _said(self, now: float, said: m.PersonSaid) -> None:
+    def _doubted(self, event: m.LoopLagged | m.SelfChecked) -> None:
+        if isinstance(event, m.LoopLagged):
+            self.late = event.lag_ms >= self.policy.lag_warn_ms
+        else:
+            self.blind = event.loopback_ms is None or abs(event.clock_step_s) >= 5.0
+
+    def _looked(self, now: float, seen: m.HostLooked | m.HostUnreachable) -> None:
+        """A look at which the raylet is there and answers is no complaint, and the end of those before it."""
+        name, raylets = seen.node, seen.raylets if isinstance(seen, m.HostLooked) else ()
+        there = any(r.node_id == self.newest.get(name) for r in raylets)
+        if there and isinstance(seen, m.HostLooked) and seen.facts.greets:
+            self.looked_at.pop(name, None)
+        else:
+            self.looked_at[name] = now
+
+    def _said(self, now: float, said: m.PersonSaid | m.PeopleStopped) -> None:
+        if isinstance(said, m.PeopleStopped):
+            for name in self.stopped - said.nodes:
+                self.restarts.pop(name, None)  # a person let it go on: its count starts again
+                self.silent.discard(name)  # and it is nobody until the GCS lists it again
+                self.newest.pop(name, None)
+            self.stopped = said.nodes & self.names
+            return
         until = math.inf if said.for_s is None else now + said.for_s
         match said.verb:
             case m.Verb.PAUSE:
@@ -116,6 +135,7 @@ class Witnesses:
                 if self.newest.get(name) == node_id:
                     self.silent.add(name)
             case m.TaskRan(name, node_id):
+                self.ran.add(node_id)
                 self._life(name, node_id).no_task_since = None
             case m.TaskMissed(name, node_id):
                 life = self._life(name, node_id)
@@ -133,6 +153,8 @@ class Witnesses:
 
     def _listed(self, now: float, rows: Iterable[m.NodeRow]) -> None:
         self.gcs_silent_since, self.gcs_ever = None, True
+        rows = tuple(rows)
+        self.rows.update({row.node_id: row for row in rows})
         best: dict[str, m.NodeRow] = {}
         for row in sorted(rows, key=lambda r: (r.started_at_ms, r.alive)):
             best[row.name] = row
@@ -170,7 +192,7 @@ class Witnesses:
                 self._may_act(now, name)
                 assert (name, node_id) not in self.told, f"Ray was told twice about {node_id}"
                 self.told.add((name, node_id))
-                if (name, node_id) not in self.fenced:
+                if (name, node_id) not in self.fenced and not self._outlived(name, node_id):
                     self._two_witnesses(name, node_id)
             case m.AskPeer(name, _, by) | m.ProveFromPeer(name, _, by):
                 assert by not in (name, self.head), f"{by} is asked about {name}"
@@ -188,6 +210,7 @@ class Witnesses:
         assert self.paused_until is None or now >= self.paused_until, f"acted on {name}, repairs paused"
         assert name != self.head, "acted on the head"
         assert not self.late, f"acted on {name}, our own loop late"
+        assert not self.blind, f"acted on {name}, unable to reach ourselves"
         silent = self.gcs_silent_since
         assert silent is None, f"acted on {name}, the GCS silent"
         assert self.gcs_ever, f"acted on {name} before the GCS ever answered"
@@ -206,6 +229,16 @@ class Witnesses:
         if not order.by_person:  # who asks for it has weighed that
             assert recent <= self.policy.node_attempts, f"{order.node}: {recent} restarts within the window"
             self._two_witnesses(order.node, order.fence_node_id)
+
+    def _outlived(self, name: str, node_id: str) -> bool:
+        """A later raylet of this node has run a task on the very port: one port is one process."""
+        old = self.rows.get(node_id)
+        return old is not None and any(
+            (row.name, row.address, row.port) == (name, old.address, old.port)
+            and row.started_at_ms > old.started_at_ms
+            and row.node_id in self.ran
+            for row in self.rows.values()
+        )
 
     def _two_witnesses(self, name: str, node_id: str | None) -> None:
         if node_id is None:  # never listed, or let go by a person: the GCS shows no life, a look was made

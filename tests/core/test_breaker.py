@@ -3,7 +3,7 @@
 from grid_agent.core import breaker, guard
 from grid_agent.core import messages as m
 from grid_agent.core.model import Refusal, State
-from tests.core.situations import Story, repair_failed, repaired
+from tests.core.situations import Story, pid_there, repair_failed, repaired
 
 CLOSE = m.PersonSaid(m.Verb.CLOSE_BREAKER, "alice", "replaced the switch")
 
@@ -56,7 +56,7 @@ def test_a_repair_that_lasts_ends_the_row_and_one_that_does_not_joins_it() -> No
     story.come_back("gpu3")
     story.see(after=breaker.HELPED_S - 1)
     assert story.belief.breaker.unhelpful == ("gpu1", "gpu2")
-    story.see(after=1)
+    story.see(pid_there("gpu3", "b"), after=1)  # it came back, so its host was looked at
     assert story.belief.breaker.unhelpful == ()
     story.die("gpu3", life="b")  # it had helped: this is a new death
     assert story.belief.breaker.unhelpful == ()

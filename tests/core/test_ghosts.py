@@ -6,7 +6,7 @@ import pytest
 
 from grid_agent.core import ghosts
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Incarnation, NodeBelief, Policy, State, Word
+from grid_agent.core.model import Belief, Incarnation, NodeBelief, Observer, Policy, State, Word
 
 NOW = Incarnation("new", "10.0.0.2", 6701, 2000)
 NODE = NodeBelief("w", "10.0.0.2", "worker", State.ALIVE, 0.0, incarnation=NOW, proven_id="new")
@@ -19,7 +19,7 @@ def row(node_id: str = "old", port: int = 6701, started: int = 1000, **more) -> 
 
 def told(*rows: m.NodeRow, node: NodeBelief = NODE, mode: str = "heal", **belief) -> list[str]:
     known = replace(Belief(0.0, 0.0, {"w": node}), **belief)
-    return [order.node_id for order in ghosts.bury(known, [m.NodesListed(rows)], Policy(mode=mode))]
+    return [order.node_id for order in ghosts.bury(known, [m.NodesListed(rows)], 100.0, Policy(mode=mode))]
 
 
 def test_an_earlier_life_on_the_same_port_is_told() -> None:
@@ -46,3 +46,12 @@ def test_nothing_is_told_before_the_later_life_is_proven_or_where_a_person_said_
     assert told(row(), node=replace(NODE, state=State.JOINING)) == []
     assert told(row(), mode="observe") == []
     assert told(row(), paused=Word("me", "looking", 0.0)) == []
+    assert told(row(), node=replace(NODE, cordon=Word("me", "looking", 0.0))) == []
+    assert told(row(), node=replace(NODE, stopped=True)) == []
+
+
+def test_nothing_is_told_while_we_doubt_ourselves_or_ray_has_just_refused() -> None:
+    assert told(row(), observer=Observer(score=8)) == []
+    assert told(row(), observer=Observer(gcs_silent_since=90.0)) == []
+    assert told(row(), node=replace(NODE, tell_after=101.0)) == []
+    assert told(row(), node=replace(NODE, tell_after=99.0)) == ["old"]

@@ -7,12 +7,13 @@ import pytest
 
 from grid_agent.core import guard
 from grid_agent.core import messages as m
-from grid_agent.core.model import Attempt, Cause, LiveWork, Refusal, State
+from grid_agent.core.model import Attempt, Cause, LiveWork, Miss, Refusal, State
 from tests.core.situations import (
     Story,
     answered,
     no_process,
     not_reached,
+    peer_says,
     pid_there,
     refused,
     repair_failed,
@@ -105,8 +106,9 @@ def test_one_witness_when_the_facts_are_few() -> None:
 def test_host_unreachable() -> None:
     story = Story()
     story.see(unreachable("gpu1"))
-    story.see(unreachable("gpu1"), not_reached("gpu1"), after=1)
-    story.pass_time(122, unreachable("gpu1"), not_reached("gpu1"))
+    nobody = (unreachable("gpu1"), not_reached("gpu1"), peer_says("gpu1", Miss.UNREACHABLE))
+    story.see(*nobody, after=1)
+    story.pass_time(122, *nobody)
     assert (story.state("gpu1"), story.refusal("gpu1")) == (State.DEAD, Refusal.HOST_UNREACHABLE)
 
 

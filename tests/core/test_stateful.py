@@ -96,6 +96,12 @@ class Cluster(RuleBasedStateMachine):
     def people_stop(self, names: set[str]) -> None:
         self.see(m.PeopleStopped(frozenset(names)))
 
+    @rule(
+        verb=st.sampled_from(m.Verb), name=WORKERS, for_s=st.sampled_from((None, 30.0)), disrupt=st.booleans()
+    )
+    def a_person_says(self, verb: m.Verb, name: str, for_s: float | None, disrupt: bool) -> None:
+        self.see(m.PersonSaid(verb, "alice", "because", name, for_s, disrupt))
+
     @precondition(lambda self: self.open)
     @rule(data=st.data(), how=st.sampled_from((None, *Miss)), ok=st.booleans(), seen=FACTS)
     def a_question_is_answered(
@@ -121,16 +127,18 @@ class Cluster(RuleBasedStateMachine):
                 return m.TaskRan(name, node_id) if ok else m.TaskMissed(name, node_id, "late")
             case m.TellRay(name, node_id):
                 return m.RayTold(name, node_id, ok)
-            case m.ListWork(name, node_id):
-                trouble = "no dashboard" if how is Miss.TIMED_OUT else None
-                return m.WorkListed(
-                    name, node_id, LiveWork(0.0, node_id, {"tasks": int(ok)}, trouble=trouble)
-                )
-            case m.DrainNode(name, node_id):
-                return m.DrainAnswered(name, node_id, ok)
+            case m.ListWork() | m.DrainNode():
+                return self.answer_of_ray(order, how, ok)
             case m.RestartWorker(name, _, attempt):
                 return m.RepairEnded(name, attempt, ok, "said so", curable=how is not Miss.REFUSED)
         raise AssertionError(order)
+
+    def answer_of_ray(self, order: m.ListWork | m.DrainNode, how: Miss | None, ok: bool) -> m.Event:
+        if isinstance(order, m.DrainNode):
+            return m.DrainAnswered(order.node, order.node_id, ok)
+        trouble = "no dashboard" if how is Miss.TIMED_OUT else None
+        found = LiveWork(0.0, order.node_id, {"tasks": int(ok)}, trouble=trouble)
+        return m.WorkListed(order.node, order.node_id, found)
 
     @invariant()
     def what_is_believed_makes_sense(self) -> None:

@@ -1,5 +1,7 @@
 """Stories: what happens to a cluster, told in events and asserts."""
 
+from dataclasses import replace
+
 import pytest
 
 from grid_agent.core import messages as m
@@ -176,7 +178,30 @@ def test_two_live_raylets_of_one_name_are_looked_for_and_named() -> None:
     assert story.state("gpu1") is State.ALIVE
     assert not story.given(m.RestartWorker)
     story.see(story.listing(row("gpu1", "b")), after=1)
+    assert story.node("gpu1").doubles, "a row that is gone proves nothing of the process"
+    story.orders.clear()
+    story.pass_time(31, answered("gpu1", "b"))
+    assert looks(story.orders) == [("gpu1", "gpu1-b", "head")]
+    story.see(pid_there("gpu1", "b"))
     assert story.node("gpu1").doubles == ()
+    assert report.health(story.belief, story.now, story.policy)["status"] == "pass"
+
+
+def test_a_raylet_that_outlived_its_own_death_is_found_beside_its_successor() -> None:
+    """No row tells of it any more; a node that came back has its host looked at once."""
+    story = Story()
+    story.die("gpu1")
+    story.see(story.listing(row("gpu1", "b")), repaired("gpu1"), after=1)
+    story.see(answered("gpu1", "b"), task_ran("gpu1", "b"), after=1)
+    story.orders.clear()
+    story.pass_time(30, answered("gpu1", "b"))
+    assert looks(story.orders) == [("gpu1", "gpu1-b", "head")]
+    story.see(m.HostLooked("gpu1", "head", (Raylet(1, "gpu1-a"), Raylet(2, "gpu1-b"))))
+    story.pass_time(5, story.listing())
+    health = report.health(story.belief, story.now, story.policy)
+    assert (health["status"], story.state("gpu1")) == ("warn", State.ALIVE)
+    assert "pid 1 and pid 2: end all but one" in health["nodes"][1]["action"]
+    assert len(story.given(m.RestartWorker)) == 0
 
 
 def test_a_raylet_under_a_name_of_its_own_on_the_host_of_another_is_named() -> None:
@@ -493,9 +518,10 @@ def test_all_hosts_out_of_reach_is_our_own_trouble_and_nobody_is_told_or_restart
 
 def test_one_host_out_of_reach_is_told_after_its_time_and_restarted_when_it_answers() -> None:
     story = Story(3)
-    story.pass_time(120, unreachable("gpu1"), not_reached("gpu1"))
+    nobody = (unreachable("gpu1"), not_reached("gpu1"), peer_says("gpu1", Miss.UNREACHABLE))
+    story.pass_time(120, *nobody)
     assert story.given(m.TellRay) == []
-    story.pass_time(3, unreachable("gpu1"), not_reached("gpu1"))
+    story.pass_time(3, *nobody)
     assert [o.cause for o in story.given(m.TellRay)] == [Cause.HOST_DOWN]
     dead = story.listing(row("gpu1", alive=False))
     story.pass_time(600, dead, unreachable("gpu1"), not_reached("gpu1"))
@@ -623,6 +649,39 @@ def test_a_slow_node_that_answers_again_leaves_no_trace() -> None:
     assert (story.state("gpu1"), story.node("gpu1").cause) == (State.ALIVE, None)
     assert story.incidents == []
     assert story.given(m.Notify) == []
+
+
+def test_one_bad_look_after_a_long_cut_of_the_head_alone_ends_nothing() -> None:
+    """Until a moment ago the raylet answered on its own host: its time begins then."""
+    story = Story()
+    well = replace(pid_there("gpu1"), facts=HostFacts(greets=True))
+    story.pass_time(300, timed_out("gpu1"), well)
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.SUSPECT, Cause.NO_PATH)
+    hang(story, 86)
+    assert story.given(m.RestartWorker) == []
+    hang(story, 6)
+    assert story.given(m.RestartWorker) == [m.RestartWorker("gpu1", "head", 1, "gpu1-a")]
+
+
+def test_one_bad_check_of_a_peer_after_a_long_cut_of_the_head_alone_ends_nothing() -> None:
+    story = Story(3)
+    cut = (timed_out("gpu1"), not_reached("gpu1"))
+    story.pass_time(300, *cut, peer_says("gpu1", None))
+    story.pass_time(116, *cut, peer_says("gpu1", Miss.TIMED_OUT))
+    assert story.given(m.TellRay) == []
+    story.pass_time(6, *cut, peer_says("gpu1", Miss.TIMED_OUT))
+    assert [o.cause for o in story.given(m.TellRay)] == [Cause.HOST_DOWN]
+
+
+def test_a_host_that_no_peer_was_asked_about_is_not_down() -> None:
+    """The head's check and the head's login take one way; another host must agree, where there is one."""
+    story = Story(3)
+    failed = m.PeerFailed("gpu1", "gpu2", "the probe there did not answer")
+    story.pass_time(300, timed_out("gpu1"), not_reached("gpu1"), failed)
+    assert (story.state("gpu1"), story.given(m.TellRay)) == (State.SUSPECT, [])
+    alone = Story(1)
+    alone.pass_time(125, timed_out("gpu1"), not_reached("gpu1"))
+    assert [o.cause for o in alone.given(m.TellRay)] == [Cause.HOST_DOWN]
 
 
 def test_a_host_seen_again_gets_the_whole_time_of_a_hang() -> None:
