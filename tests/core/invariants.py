@@ -48,7 +48,7 @@ class Witnesses:
     rows: dict[str, m.NodeRow] = field(default_factory=dict)  # every life that was ever listed
     ran: set[str] = field(default_factory=set)  # the lives on which a task has run
     late: bool = False  # so was our own loop when it last said so
-    blind: bool = False  # the agent could not reach itself, or the clock jumped, when it last looked
+    blind_at: float = -math.inf  # the agent could not reach itself, or the clock jumped
     silent: set[str] = field(default_factory=set)  # whose newest listed life missed its last heartbeat
     peers_said: dict[tuple[str, str, str], float] = field(default_factory=dict)
     gcs_silent_since: float | None = None
@@ -74,7 +74,7 @@ class Witnesses:
             case m.PeopleStopped() | m.PersonSaid():
                 self._said(now, event)
             case m.LoopLagged() | m.SelfChecked():
-                self._doubted(event)
+                self._doubted(now, event)
             case m.HostLooked() | m.HostUnreachable():
                 self._looked(now, event)
             case m.RepairEnded(name, attempt, ok):
@@ -84,11 +84,11 @@ class Witnesses:
             case _:
                 self._complained(now, event)
 
-    def _doubted(self, event: m.LoopLagged | m.SelfChecked) -> None:
+    def _doubted(self, now: float, event: m.LoopLagged | m.SelfChecked) -> None:
         if isinstance(event, m.LoopLagged):
             self.late = event.lag_ms >= self.policy.lag_warn_ms
-        else:
-            self.blind = event.loopback_ms is None or abs(event.clock_step_s) >= 5.0
+        elif event.loopback_ms is None or abs(event.clock_step_s) >= 5.0:
+            self.blind_at = now
 
     def _looked(self, now: float, seen: m.HostLooked | m.HostUnreachable) -> None:
         """A look at which the raylet is there and answers is no complaint, and the end of those before it."""
@@ -210,7 +210,7 @@ class Witnesses:
         assert self.paused_until is None or now >= self.paused_until, f"acted on {name}, repairs paused"
         assert name != self.head, "acted on the head"
         assert not self.late, f"acted on {name}, our own loop late"
-        assert not self.blind, f"acted on {name}, unable to reach ourselves"
+        assert now - self.blind_at >= 2.0, f"acted on {name}, unable to reach ourselves"
         silent = self.gcs_silent_since
         assert silent is None, f"acted on {name}, the GCS silent"
         assert self.gcs_ever, f"acted on {name} before the GCS ever answered"

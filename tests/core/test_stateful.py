@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 )
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import HostFacts, LiveWork, Miss, Policy, Raylet
+from grid_agent.core.model import HostFacts, LiveWork, Miss, Phase, Policy, Raylet, State
 from grid_agent.core.step import begin, step
 from tests.core.invariants import Witnesses, believed
 from tests.core.situations import START, at_rest, configured, row
@@ -146,6 +146,36 @@ class Cluster(RuleBasedStateMachine):
         self.belief, late = at_rest(self.belief, self.now, self.policy)
         for order in late:
             self.noted(order)
+
+    def teardown(self) -> None:
+        """From wherever it was left, in a world that is well again: nobody is dead, or a person was told."""
+        self.see(m.PeopleStopped(frozenset()))
+        for verb in (m.Verb.RESUME, m.Verb.CLOSE_BREAKER):
+            self.see(m.PersonSaid(verb, "alice", "all is well"))
+        for _ in range(60):
+            self.now += 5.0
+            beats = (m.HeartbeatAnswered(n, self.id(n), 0.5) for n in NAMES)
+            self.see(m.LoopLagged(0.0), m.SelfChecked(0, 1.0, 0.0, 0.0), self.listing(), *beats)
+            asked, self.open = self.open, []
+            for order in asked:
+                self.see(self.truth(order))
+        for node in self.belief.nodes.values():
+            told = self.belief.incidents.get(node.incident_id or 0)
+            given_up = node.state is State.GAVE_UP and told is not None and told.phase is Phase.NEEDS_PERSON
+            assert given_up or node.state in (State.ALIVE, State.CORDONED), (
+                f"{node.name} is left {node.state}"
+            )
+
+    def truth(self, order: m.Order) -> m.Event:
+        """Every raylet lives; what is ended is born again."""
+        name = getattr(order, "node", "")
+        if isinstance(order, m.RestartWorker) or (
+            isinstance(order, m.TellRay) and order.node_id == self.id(name)
+        ):
+            self.lives[name] = chr(ord(self.lives[name]) + 1)
+        if isinstance(order, m.ProveNode | m.ProveFromPeer) and order.node_id != self.id(name):
+            return self.answer(order, None, False, HostFacts())
+        return self.answer(order, None, True, HostFacts(greets=True))
 
 
 def run(examples: int, steps: int) -> None:
