@@ -83,9 +83,9 @@ def _node(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
             seen = HostView(
                 now, by, reached=True, raylets=raylets, detail=detail, facts=facts, starting=starting
             )
-            return _looked(node, seen, about)
+            return _looked(node, seen, about, now)
         case m.HostUnreachable(_, by, detail, about):
-            return _looked(node, HostView(now, by, reached=False, detail=detail), about)
+            return _looked(node, HostView(now, by, reached=False, detail=detail), about, now)
         case m.LookFailed(_, by, detail):
             return replace(node, look_begun_at=None, look_trouble=(by, detail))
         case m.PeerFailed(_, by, detail):
@@ -133,15 +133,18 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
     return node
 
 
-def _looked(node: NodeBelief, view: HostView, about: str | None) -> NodeBelief:
-    """A look tells of the moment it began, and of the incarnation that it was asked about."""
+def _looked(node: NodeBelief, view: HostView, about: str | None, now: float) -> NodeBelief:
+    """A look tells of the moment it began, and of the incarnation that it was asked about.
+
+    That the host is reached is known since its answer only: the login may have waited for the end of a cut.
+    """
     begun_at, node = node.look_begun_at, replace(node, look_begun_at=None, look_trouble=None)
     if about is not None and (node.incarnation is None or node.incarnation.node_id != about):
         return node
     view = view if begun_at is None else replace(view, at=begun_at)
     before = node.host_view
     same = before is not None and before.reached == view.reached
-    since = before.since if before is not None and same else view.at
+    since = before.since if before is not None and same else now if view.reached else view.at
     ours = node.incarnation.node_id if node.incarnation is not None else None
     if view.facts.greets and any(r.node_id == ours for r in view.raylets):
         node = replace(node, reached_at=view.at)

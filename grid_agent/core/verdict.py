@@ -23,7 +23,8 @@ from grid_agent.core.model import (
 
 PATIENCE = 3.0  # times as long is a silent raylet forgiven whose host is under strain
 STOPPED = ("T", "t")  # of /proc/<pid>/stat: no load excuses a stopped process
-AGENT_DIED = ("raylet fate-shares with it", "raylet fate shares with the agent")  # Ray's own words for it
+# Ray's own words for it: in the GCS, and in the raylet's log.
+AGENT_DIED = ("raylet fate-shares with it", "because one Ray agent failed")
 
 
 class Grade(Enum):

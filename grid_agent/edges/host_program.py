@@ -633,7 +633,7 @@ def _last_words(request: dict[str, Any]) -> dict[str, Any]:
     agent: list[str] = []
     for path in _raylet_logs(session, node_id) if node_id and session else ():
         death += _severe(_last(path))
-        if "fate" in " ".join(death) and path.endswith(".out"):
+        if "one Ray agent failed" in " ".join(death) and path.endswith(".out"):
             agent = _agent_words(Path(path))
     oom = _killed_for_memory(request.get("raylet_pid"), float(request.get("quiet_s", 0.0)))
     return {"death": death[-WORDS:], "agent": agent[-WORDS:], "oom": oom[-WORDS:]}

@@ -50,6 +50,7 @@ class Witnesses:
     late: bool = False  # so was our own loop when it last said so
     blind_at: float = -math.inf  # the agent could not reach itself, or the clock jumped
     silent: set[str] = field(default_factory=set)  # whose newest listed life missed its last heartbeat
+    taken_out: set[str] = field(default_factory=set)  # by people, once; what it was before is then forgotten
     peers_said: dict[tuple[str, str, str], float] = field(default_factory=dict)
     gcs_silent_since: float | None = None
     gcs_ever: bool = False
@@ -101,10 +102,9 @@ class Witnesses:
 
     def _said(self, now: float, said: m.PersonSaid | m.PeopleStopped) -> None:
         if isinstance(said, m.PeopleStopped):
+            self.taken_out |= said.nodes
             for name in self.stopped - said.nodes:
                 self.restarts.pop(name, None)  # a person let it go on: its count starts again
-                self.silent.discard(name)  # and it is nobody until the GCS lists it again
-                self.newest.pop(name, None)
             self.stopped = said.nodes & self.names
             return
         until = math.inf if said.for_s is None else now + said.for_s
@@ -114,6 +114,7 @@ class Witnesses:
             case m.Verb.RESUME:
                 self.paused_until = None
             case m.Verb.CORDON if said.node is not None and said.node != self.head:
+                self.taken_out.add(said.node)
                 self.cordoned_until[said.node] = until
                 self.restarts.pop(said.node, None)
             case m.Verb.UNCORDON if said.node is not None:
@@ -196,7 +197,8 @@ class Witnesses:
                     self._two_witnesses(name, node_id)
             case m.AskPeer(name, _, by) | m.ProveFromPeer(name, _, by):
                 assert by not in (name, self.head), f"{by} is asked about {name}"
-                assert by not in self.silent, f"{by} is silent itself, and asked about {name}"
+                silent = self.silent - self.taken_out
+                assert by not in silent, f"{by} is silent itself, and asked about {name}"
             case m.Notify(incident):
                 texts = tuple(s.text for s in incident.steps)
                 before = self.steps_shown.get(incident.id, ())

@@ -126,7 +126,7 @@ def test_a_view_remembers_since_when_it_is_so() -> None:
     story.see(pid_there("gpu1"), after=5)
     view = story.node("gpu1").host_view
     assert view is not None
-    assert view.since == view.at > began
+    assert (view.at, view.since) == (began + 5, began + 10)  # that it is reached, of the moment it ended
 
 
 def test_a_result_that_comes_twice_counts_once() -> None:

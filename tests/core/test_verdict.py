@@ -165,7 +165,11 @@ def test_a_host_under_strain_is_given_more_time(seen: HostFacts, stat: str, pati
     [
         (HostFacts(), "", Cause.PROCESS_GONE),
         (HostFacts(oom=("Killed process 42 (raylet)",)), "", Cause.OUT_OF_MEMORY),
-        (HostFacts(death=("x failed and raylet fate-shares with it.",)), "", Cause.AGENT_DIED),
+        (
+            HostFacts(death=("The raylet exited immediately because one Ray agent failed, x",)),
+            "",
+            Cause.AGENT_DIED,
+        ),
         (HostFacts(), "dashboard_agent failed and raylet fate-shares with it.", Cause.AGENT_DIED),
         (HostFacts(death=("Check failed",)), "health check failed", Cause.PROCESS_GONE),
     ],

@@ -25,7 +25,7 @@ HEAD = NodeBelief("head", "127.0.0.1", "head", State.ALIVE, 0.0)
 RAYLET_OUT = """[2026-11-22 23:00:00,000 I 42 42] (raylet) main.cc:1: node_id: {id}
 [2026-11-22 23:00:01,000 W 42 42] (raylet) main.cc:2: slow
 [2026-11-22 23:00:02,000 C 42 42] (raylet) agent_manager.cc:103: \
-The raylet exited immediately because one Ray agent failed, agent_name = dashboard_agent. \
+The raylet exited immediately because one Ray agent failed, agent_name = dashboard_agent.
 The raylet fate shares with the agent. This can happen because
 - The version of `grpcio` doesn't follow Ray's requirement.
 [2026-11-22 23:00:03,000 E 42 42] (raylet) x.cc:1: \x1b[31mred\x1b[0m {long}
@@ -110,7 +110,7 @@ def test_the_last_words_of_a_raylet_that_is_gone(tmp_path: Path) -> None:
     answer = handle({**request, "session_dir": session(tmp_path, "ab" * 28)})
     assert answer["ok"], answer
     first, last = answer["death"]
-    assert "The raylet fate shares with the agent" in first
+    assert "because one Ray agent failed" in first
     assert last.startswith("x.cc:1: red xxx")
     assert len(last) == host_program.WORD_CHARS
     assert answer["agent"] == ["dashboard_agent.1.log: ImportError: no module named grpc"]

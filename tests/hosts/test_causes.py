@@ -108,10 +108,12 @@ def test_a_port_closed_from_the_first_second_is_named_and_not_restarted(cluster:
 def test_a_host_off_the_network_is_down_and_comes_back_restarted(cluster: LabCluster) -> None:
     old = cluster.raylet("gpu1")
     with cluster.cut("gpu1"):
-        cluster.comes("gpu1", "SUSPECT", "host down", 15)
+        began = time.monotonic()
         cluster.comes("gpu1", "DEAD", "host down", UNREACHABLE_S + 20)
+        assert time.monotonic() - began >= UNREACHABLE_S
         cluster.stays("gpu1", old, 5)
-    cluster.healed("gpu1", old, 90)
+    assert cluster.healed("gpu1", old, 90)["phase"] == "resolved"
+    cluster.comes("gpu2", "ALIVE", None, 5)
 
 
 @pytest.mark.slow

@@ -178,13 +178,34 @@ class LabCluster:
             group.rmdir()
 
     @contextmanager
+    def stuck_for_memory(self, pid: int) -> Iterator[None]:
+        """It waits for its next page as long as this lasts; that it does is checked. cgroup v1 only."""
+        group = MEMORY / f"grid-agent-stuck-{os.getpid()}"
+        group.mkdir()
+        try:
+            (group / "memory.oom_control").write_text("1")  # wait, and kill nobody
+            (group / "memory.limit_in_bytes").write_text(str(2**20))
+            (group / "cgroup.procs").write_text(str(pid))
+            yield
+            assert "under_oom 1" in (group / "memory.oom_control").read_text(), (
+                "it had all the memory it wanted"
+            )
+        finally:
+            (group / "memory.limit_in_bytes").write_text("-1")
+            for left in (group / "cgroup.procs").read_text().split():
+                (MEMORY / "cgroup.procs").write_text(left)
+            group.rmdir()
+
+    @contextmanager
     def starved(self, pids: list[int], percent: float) -> Iterator[None]:
         """So little CPU for these processes; that they had to wait for it is checked. cgroup v1 only."""
         group = CPU / f"grid-agent-{os.getpid()}"
         group.mkdir()
         try:
-            (group / "cpu.cfs_period_us").write_text("100000")
-            (group / "cpu.cfs_quota_us").write_text(str(int(1000 * percent)))
+            (group / "cpu.cfs_period_us").write_text(
+                "1000000"
+            )  # the longest: the quota has a least value, too
+            (group / "cpu.cfs_quota_us").write_text(str(int(10_000 * percent)))
             for pid in pids:
                 (group / "cgroup.procs").write_text(str(pid))
             yield
