@@ -10,6 +10,8 @@ from grid_agent.core import evidence, names
 from grid_agent.core.model import NOT_OURS, Belief, Cause, Incident, NodeBelief, Phase, State, Step
 
 MAX_STEPS = 2_000
+STORM = 5  # nodes given up within the window of a mass failure: told as one, though nothing is held
+ALONE = frozenset({Cause.GPU_DIFFERS, Cause.GPU_UNWELL, Cause.HEAD_DOWN, Cause.ASKED})  # never part of one
 
 
 def open_for(belief: Belief, node: NodeBelief, now: float, window_s: float) -> Belief:
@@ -17,6 +19,8 @@ def open_for(belief: Belief, node: NodeBelief, now: float, window_s: float) -> B
     if node.incident_id is not None:  # people know of it already, by another name
         return add(recast(belief, node), node, _found(node), now, Phase.FIRING)
     shared = _mass_incident(belief, window_s)
+    if shared is None:
+        belief, shared = _storm(belief, now, window_s)
     if shared is not None:
         everyone = tuple(dict.fromkeys((*shared.nodes, node.name)))
         joined = replace(shared, nodes=everyone, steps=_with(shared, now, _found(node), node.name))
@@ -93,8 +97,8 @@ def resolve(belief: Belief, node: NodeBelief, text: str, now: float) -> Belief:
     return replace(belief, incidents={**belief.incidents, told.id: told})
 
 
-def merge(belief: Belief, failing: tuple[str, ...], now: float) -> Belief:
-    """A mass failure begins: the open incidents of these nodes become one, the oldest."""
+def merge(belief: Belief, failing: tuple[str, ...], now: float, why: str) -> Belief:
+    """Many nodes failed at once: their open incidents become one, the oldest, which goes on with `why`."""
     ids = sorted({i for i in (belief.nodes[name].incident_id for name in failing) if i is not None})
     if not ids:
         return belief
@@ -111,7 +115,7 @@ def merge(belief: Belief, failing: tuple[str, ...], now: float) -> Belief:
     everyone = tuple(dict.fromkeys((*first.nodes, *(n.name for n in held))))
     incidents[first.id] = replace(first, nodes=everyone)
     merged = replace(belief, incidents=incidents)
-    return add(merged, merged.nodes[held[0].name], "holding: many nodes at once", now)
+    return add(merged, merged.nodes[held[0].name], why, now)
 
 
 def revise(belief: Belief, before: Mapping[int, Incident]) -> tuple[Belief, list[Incident]]:
@@ -149,6 +153,21 @@ def _mass_incident(belief: Belief, window_s: float) -> Incident | None:
         if n.incident_id is not None and n.failed_at is not None and n.failed_at >= since - window_s
     )
     return belief.incidents[ids[0]] if ids else None
+
+
+def _storm(belief: Belief, now: float, window_s: float) -> tuple[Belief, Incident | None]:
+    """The one incident of many that were opened within the window, made of theirs where that is not done."""
+    recent = {
+        k: i
+        for k, i in belief.incidents.items()
+        if i.open and now - i.opened_at < window_s and i.cause not in ALONE
+    }
+    names = tuple(n for i in recent.values() for n in i.nodes if belief.nodes[n].incident_id in recent)
+    if len(names) + 1 < STORM:
+        return belief, None
+    if len(recent) > 1:
+        belief = merge(belief, names, now, "many nodes within seconds, told as one")
+    return belief, belief.incidents[min(recent)]
 
 
 def _phase(belief: Belief, incident: Incident) -> Phase:

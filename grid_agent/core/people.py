@@ -58,9 +58,9 @@ def hear(belief: Belief, said: m.Event, now: float) -> Belief:
     node = belief.nodes.get(said.node) if said.node is not None else None
     match said.verb:
         case m.Verb.PAUSE:
-            return replace(belief, paused=word)
+            return tell_all(replace(belief, paused=word), f"repairs are paused by {guard.said(word)}", now)
         case m.Verb.RESUME:
-            return replace(belief, paused=None)
+            return tell_all(replace(belief, paused=None), f"{said.by} resumed repairs: {said.reason}", now)
         case m.Verb.CLOSE_BREAKER:
             text = f"{word.by} closed the breaker: {word.reason}"
             return tell_all(breaker.close(belief, word), text, now)
@@ -88,7 +88,8 @@ def tell_all(belief: Belief, text: str, now: float) -> Belief:
 def expire(belief: Belief, now: float) -> Belief:
     """What was said until a time ends at that time."""
     if belief.paused is not None and _over(belief.paused, now):
-        belief = replace(belief, paused=None)
+        text = f"the time is over for which {belief.paused.by} had paused repairs"
+        belief = tell_all(replace(belief, paused=None), text, now)
     for node in belief.nodes.values():
         if node.cordon is not None and _over(node.cordon, now):
             belief = evidence.put(belief, replace(node, cordon=None))

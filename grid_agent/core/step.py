@@ -195,7 +195,7 @@ def _hold(belief: Belief, now: float, policy: Policy) -> Belief:
     mass = guard.mass_failure(belief, now, policy)
     if mass and belief.holding_since is None:
         belief = replace(belief, holding_since=now)
-        return incidents.merge(belief, guard.failing(belief, now, policy), now)
+        return incidents.merge(belief, guard.failing(belief, now, policy), now, "holding: many nodes at once")
     if not mass and belief.holding_since is not None:
         return replace(belief, holding_since=None)
     return belief

@@ -85,7 +85,7 @@ def test_rolling_up_takes_along_the_other_nodes_of_an_older_incident() -> None:
         story.die(name)
         story.now += 20
     story.change("gpu3", incident_id=2, state=State.DEAD)
-    merged = incidents.merge(story.belief, ("gpu1", "gpu2"), story.now)
+    merged = incidents.merge(story.belief, ("gpu1", "gpu2"), story.now, "many at once")
     assert {n.incident_id for n in merged.nodes.values()} == {None, 1}
     assert [i.open for i in merged.incidents.values()] == [True, False]
     assert "rolled up into incident 1" in texts(merged.incidents[2])
@@ -140,6 +140,30 @@ def test_what_is_said_of_many_at_one_moment_is_one_step() -> None:
     assert set(only.nodes) == set(names)
     assert len(only.steps) < 8
     assert "gpu[1-100]: dead: process gone" in texts(only)
+
+
+def test_a_storm_of_less_than_half_is_one_incident_and_nothing_is_held() -> None:
+    story = Story(100)
+    names = [f"gpu{i}" for i in range(1, 41)]
+    story.die(*names)
+    (only,) = (i for i in story.incidents if i.open)
+    assert set(only.nodes) == set(names)
+    assert all(i.rolled_into == only.id for i in story.incidents if not i.open)
+    assert story.belief.holding_since is None
+    assert len(story.given(m.RestartWorker)) == 1
+    for name in names:
+        story.come_back(name)
+    assert only.id not in {i.id for i in story.incidents if i.open}
+
+
+def test_a_few_that_die_together_and_many_one_after_the_other_are_told_apart() -> None:
+    story = Story(100)
+    story.die(*(f"gpu{i}" for i in range(1, incidents.STORM)))
+    assert len([i for i in story.incidents if i.open]) == incidents.STORM - 1
+    for i in range(11, 21):
+        story.pass_time(11)
+        story.die(f"gpu{i}")
+    assert len([i for i in story.incidents if i.open]) == incidents.STORM - 1 + 10
 
 
 def test_the_story_of_an_incident_has_an_end() -> None:

@@ -10,6 +10,23 @@ from tests.core.situations import Story, answered, no_process, refused, row, tas
 V = m.Verb
 
 
+def test_a_pause_in_the_middle_of_an_incident_is_told_in_it() -> None:
+    story = Story(3)
+    story.die("gpu1")
+    story.see(said(V.PAUSE, for_s=60), after=1)
+    story.see(said(V.RESUME), after=1)
+    story.see(said(V.PAUSE, for_s=60), after=1)
+    story.see(after=61)
+    (only,) = story.incidents
+    told = [s.text for s in only.steps if "pause" in s.text or "resume" in s.text]
+    assert [t.split(" until")[0].split(":")[0] for t in told] == [
+        "repairs are paused by alice",
+        "alice resumed repairs",
+        "repairs are paused by alice",
+        "the time is over for which alice had paused repairs",
+    ]
+
+
 def said(verb: m.Verb, node: str | None = None, for_s: float | None = None) -> m.PersonSaid:
     return m.PersonSaid(verb, "alice", "because", node, for_s)
 
