@@ -23,7 +23,8 @@ from grid_agent.core.verdict import Grade
 
 POLICY = Policy()
 NOW = 10_000.0
-HEARTBEATS = ["answering", *(f"{n} {how}" for n in (1, 2) for how in ("refused", "timed out", "unreachable"))]
+HOWS = ("refused", "timed out", "unreachable", "not serving")
+HEARTBEATS = ["answering", *(f"{n} {how}" for n in (1, 2) for how in HOWS)]
 VIEWS = ["none", "stale", "not reached", "pid there", "no pid"]
 PEERS = ["none", "stale", "answers", "refused", "timed out", "unreachable"]
 GCS = ["alive", "dead", "unlisted"]
