@@ -183,7 +183,7 @@ class Agent:
             people=StoppedByPeople(self.paths.stopped),
             notifier=Everywhere(LogOutbox(), self.outbox and Continued(self.outbox, self._head_news)),
             journal=self.journal,
-            works=LiveWorks(),
+            works=LiveWorks(gcs_address),
             self_check=self._self_check,
         )
         self._edges = edges

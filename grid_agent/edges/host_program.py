@@ -37,6 +37,7 @@ FAILURE_LINES = 8  # of a failure that has a name
 WORDS = 5  # last words of a log, and workers named
 WORD_CHARS = 300
 AGENT_TITLES = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # beside the workers
+NOT_BUSY = ("ray::IDLE", "ray::GridAgent", "ray::grid-agent: ")  # what waits, and what is the agent's own
 GREET_S = 0.5
 # RFC 9113, 3.4: a client says this and SETTINGS; a server's first frame is SETTINGS: so gRPC greets.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -622,7 +623,7 @@ def _below(table: dict[int, Proc], raylet: Proc) -> dict[str, Any]:
     """Worker processes of a raylet, and the titles of those that have an actor or a task."""
     titles = [table[pid].argv[0] for pid in _descendants(table, [raylet.pid]) if table[pid].argv]
     workers = sorted(title for title in titles if title.startswith("ray::") and title not in AGENT_TITLES)
-    busy = [title[:40] for title in workers if not title.startswith(("ray::IDLE", "ray::NodeProbe"))]
+    busy = [title[:40] for title in workers if not title.startswith(NOT_BUSY)]
     return {"workers": len(workers), "busy": busy[:WORDS]}
 
 

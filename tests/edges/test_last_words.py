@@ -19,7 +19,7 @@ from grid_agent.edges import host_program
 from grid_agent.edges.host_program import greet, handle
 from grid_agent.edges.hosts import LocalHost
 from grid_agent.edges.looks import Looks
-from grid_agent.edges.node_probe import NodeProbe
+from grid_agent.edges.node_probe import GridAgentProbe
 
 HEAD = NodeBelief("head", "127.0.0.1", "head", State.ALIVE, 0.0)
 RAYLET_OUT = """[2026-11-22 23:00:00,000 I 42 42] (raylet) main.cc:1: node_id: {id}
@@ -86,7 +86,7 @@ def test_a_stopped_process_is_silent_although_its_port_accepts() -> None:
 
 def test_a_node_bears_witness_of_another_one() -> None:
     gpu = {"every_s": 0, "timeout_s": 1, "usable_every_s": 0, "kernel_log": "", "sources": {}}
-    node = NodeProbe("/tmp", gpu)
+    node = GridAgentProbe("/tmp", gpu)
     with grpc_server() as port:
         assert node.check_peer("127.0.0.1", port, 1.0) == {"how": None, "detail": ""}
     assert node.check_peer("127.0.0.1", port, 1.0)["how"] == "refused"
