@@ -30,7 +30,7 @@ from grid_agent.core import people, report
 from grid_agent.core.model import GpuAction, Incident, NodeBelief, Policy, State
 from grid_agent.core.step import begin
 from grid_agent.edges import file_limit
-from grid_agent.edges.gate import Gate
+from grid_agent.edges.gate import Gate, Word
 from grid_agent.edges.gcs import Gcs
 from grid_agent.edges.head_news import HeadNews
 from grid_agent.edges.heartbeat import Heartbeats
@@ -173,7 +173,7 @@ class Agent:
         self._lock: TextIO | None = None
         self.gate = Gate(remote, policy, self._not_in_charge, self.paths.repairs)
         edges = Edges(
-            gcs=self._gcs,
+            gcs=Word(self._gcs, self.gate.not_in_charge),
             heartbeats=self._heartbeats,
             hosts=looks,
             remote=self.gate,
