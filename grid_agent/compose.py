@@ -53,6 +53,7 @@ LATE_INTERVALS = 3
 MIN_LATE_S = 3.0
 READY_EVERY_S = 5.0
 CONNECTED_EVERY_S = 60.0
+UNHEARD_S = 30.0  # beyond a repair's own limit: for a look at the host when its answer did not come
 LOCK_POLL_S = 0.2
 ANSWER_S = 15.0  # for Ray to say what runs on a node
 ANSWER_POLL_S = 0.05
@@ -77,6 +78,7 @@ def policy_of(settings: Settings) -> Policy:
         hang_s=agent.hang_s,
         unreachable_s=agent.unreachable_s,
         join_s=agent.join_s,
+        repair_timeout_s=repair_plan.longest_s(settings) + UNHEARD_S,
         node_attempts=guards.node_repairs,
         node_window_s=guards.node_window_s,
         cluster_attempts=guards.cluster_repairs,
@@ -167,9 +169,8 @@ class Agent:
         self._heartbeats = Heartbeats(self._feed, 0.8 * every_s, every_s, share)
         self._self_check = SelfCheck()
         self._gcs = Gcs(gcs_address)
-        remote = Remote(
-            lambda order: plan.request(order, self.loop.belief), ways.seen_from, policy.repair_timeout_s
-        )
+        repair_s = repair_plan.longest_s(settings)
+        remote = Remote(lambda order: plan.request(order, self.loop.belief), ways.seen_from, repair_s)
         self._lock: TextIO | None = None
         self.gate = Gate(remote, policy, self._not_in_charge, self.paths.repairs)
         edges = Edges(

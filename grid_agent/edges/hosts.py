@@ -22,6 +22,7 @@ from grid_agent.edges import host_program
 STDOUT_LIMIT = 64 * 1024
 STDERR_LIMIT = 16 * 1024
 CONTROL_PERSIST_S = 600  # without a call; `keep_ready` opens it again
+LOGIN_S = 10.0  # beyond the connection: authentication, and the start of the login shell
 SOCKET_PATH_LIMIT = 104  # of the control socket's path; the smallest of the systems that OpenSSH runs on
 SOCKET_NAME = 40 + 1 + 17  # %C, the slash, and what OpenSSH appends while it makes the socket
 
@@ -216,12 +217,11 @@ class SshHost:
         target: SshTarget,
         control_dir: str | None,
         *,
-        login_timeout_s: float = 10.0,
+        login_timeout_s: float = LOGIN_S,
         program: str = host_program.__file__,
     ) -> None:
         self._target = target
         self._control_dir = control_dir
-        # Beyond the connection: authentication, and the start of the login shell.
         self._login_s = target.connect_timeout_s + login_timeout_s
         text = Path(program).read_bytes()
         self._program = b"%d\n" % len(text) + text
