@@ -233,6 +233,26 @@ async def test_a_request_goes_there_and_its_answer_comes_back(ssh: FakeSsh) -> N
     assert (refused["error"], refused["detail"]) == ("bad_request", "There is no operation 'nothing'.")
 
 
+@pytest.mark.parametrize("text", ["\u65e5\u672c\u8a9e \U0001f525 ", '"\\" ', "plain text "])
+async def test_logs_in_any_script_come_back_within_what_is_read(
+    ssh: FakeSsh, text: str, tmp_path: Path
+) -> None:
+    node_id = "e" * 56
+    (tmp_path / "logs").mkdir()
+    for number in range(9):
+        lines = f"node {node_id}\n" + f"{text * 60}\n" * 30 + "last words \u706b\n"
+        (tmp_path / "logs" / f"raylet.{number}.out").write_text(lines, encoding="utf-8")
+    host = ssh.says(RUN_IT)
+    host._login_s = 5.0
+    asked = {"op": "look", "gcs_address": "192.0.2.9:1", "node_id": node_id, "bundle": True}
+    answer = await host.call({**asked, "session_dir": str(tmp_path)}, 9.0)
+    assert answer["ok"], answer
+    tails = [file["tail"] for file in answer["bundle"]["files"]]
+    assert len(tails) >= 4
+    assert all(tail.endswith("last words \u706b") and text.strip() in tail for tail in tails)
+    assert len(json.dumps(answer, ensure_ascii=False).encode()) < hosts.STDOUT_LIMIT
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 async def test_hostile_names_arrive_as_names(ssh: FakeSsh, text: str, tmp_path: Path) -> None:
     host = ssh.says(f"cd {shlex.quote(str(tmp_path))}; {RUN_IT}")
