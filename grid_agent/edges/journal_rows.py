@@ -13,7 +13,7 @@ from typing import Any
 from grid_agent.core import codec, history
 from grid_agent.core import messages as m
 from grid_agent.core.codec import CodecError
-from grid_agent.core.model import Belief, Incident, NodeBelief, Step
+from grid_agent.core.model import Belief, Incident, NodeBelief, State, Step
 from grid_agent.edges.journal_file import JournalFile, Write
 
 log = logging.getLogger("grid_agent.journal")
@@ -63,12 +63,15 @@ class Batch:
 
 
 class Bundles:
-    """What hosts showed of a failure, from the look before the verdict; kept once an incident is open."""
+    """What hosts showed of a failure, from the look before the verdict; kept once an incident is open.
+
+    Of each node an incident keeps the first: what comes later shows what the repairs made of it.
+    """
 
     def __init__(self) -> None:
         self.due: list[Write] = []
         self._seen: dict[str, tuple[float, dict[str, Any]]] = {}
-        self._count: dict[int, int] = {}
+        self._kept: dict[int, frozenset[str]] = {}  # incident -> nodes
 
     def take(self, belief: Belief, events: Sequence[m.Event], now: float) -> None:
         """Note what the events bring, and make rows of what belongs to an open incident."""
@@ -77,22 +80,24 @@ class Bundles:
                 self._seen[event.node] = (now, {**event.bundle, "host": codec.encode(event.facts)})
         for name, (at, body) in list(self._seen.items()):
             node = belief.nodes.get(name)
-            if node is None or now - at > STALE_S:
+            recovered = node is not None and node.state is State.ALIVE and node.incident_id is None
+            if node is None or recovered or now - at > STALE_S:
                 del self._seen[name]
             elif node.incident_id is not None:
                 del self._seen[name]
                 self._keep(node.incident_id, node, at, body)
 
     def _keep(self, incident_id: int, node: NodeBelief, at: float, body: dict[str, Any]) -> None:
-        self._count[incident_id] = self._count.get(incident_id, 0) + 1
-        if self._count[incident_id] <= BUNDLES and len(self.due) < BUNDLES:
+        kept = self._kept.get(incident_id, frozenset())
+        if node.name not in kept and len(kept) < BUNDLES and len(self.due) < BUNDLES:
+            self._kept[incident_id] = kept | {node.name}
             probe = None if node.probe is None else codec.encode(node.probe)
             text = _json({**body, "probe": probe})
             text = text if len(text) <= BUNDLE_CHARS else _json({"cut": text[:BUNDLE_CHARS]})
             self.due.append(
-                ("INSERT OR REPLACE INTO bundle VALUES (?, ?, ?, ?)", (incident_id, node.name, at, text))
+                ("INSERT OR IGNORE INTO bundle VALUES (?, ?, ?, ?)", (incident_id, node.name, at, text))
             )
-        self._count = {k: v for k, v in self._count.items() if k > incident_id - KEEP}
+        self._kept = {k: v for k, v in self._kept.items() if k > incident_id - KEEP}
 
 
 # --- reading ---

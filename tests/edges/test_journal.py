@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from grid_agent.core import codec
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Phase, State
+from grid_agent.core.model import Belief, Phase, Raylet, State
 from grid_agent.core.step import begin
 from grid_agent.edges import journal as journals
 from grid_agent.edges import journal_rows
@@ -480,7 +481,36 @@ async def test_what_a_host_showed_is_kept_with_its_incident(tmp_path: Path) -> N
         big = {"files": [{"path": "/x", "tail": "y" * 100_000}], "kernel": []}
         for number in range(20):
             await see(m.HostLooked("gpu1", "head", (), bundle={**big, "number": number}))
+        assert (await journal.story(1))["bundles"] == [bundle]  # the first failure's
         assert await journal.story(99) == {"history": [], "bundles": []}
+        await see(m.HeartbeatMissed("gpu2", "gpu2-a", m.Miss.REFUSED))
+        await see(m.HostLooked("gpu2", "head", (), bundle=big))
     sizes = rows(path, "SELECT count(*), max(length(body)) FROM bundle")
-    assert sizes[0][0] == 1
-    assert int(str(sizes[0][1])) < 70_000
+    assert sizes[0][0] == 2
+    assert 60_000 < int(str(sizes[0][1])) < 70_000
+
+
+async def test_what_a_host_showed_before_a_node_came_back_is_no_evidence_of_its_next_failure(
+    tmp_path: Path,
+) -> None:
+    path, story = tmp_path / "journal.sqlite", Story()
+    async with opened(path) as journal:
+        await journal.open(story.belief, story.now)
+
+        async def see(*events: m.Event) -> None:
+            before = story.belief
+            orders = story.see(*events, after=0.1)
+            await journal.save(before, story.belief, events, orders, story.now)
+
+        def shown(tail: str) -> dict[str, Any]:
+            return {"files": [{"path": "/x", "tail": tail}], "kernel": []}
+
+        await see(m.HeartbeatMissed("gpu1", "gpu1-a", m.Miss.REFUSED))
+        lives = (Raylet(7, "gpu1-a"),)
+        await see(m.HostLooked("gpu1", "head", lives, asked_about="gpu1-a", bundle=shown("well")))
+        await see(m.HeartbeatAnswered("gpu1", "gpu1-a", 1.0), m.TaskRan("gpu1", "gpu1-a"))
+        assert story.belief.nodes["gpu1"].state is State.ALIVE
+        await see(m.HeartbeatMissed("gpu1", "gpu1-a", m.Miss.REFUSED))
+        await see(m.HostLooked("gpu1", "head", (), asked_about="gpu1-a", bundle=shown("last words")))
+        (bundle,) = (await journal.story(1))["bundles"]
+        assert bundle["files"] == shown("last words")["files"]

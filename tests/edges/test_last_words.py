@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -161,6 +162,41 @@ async def test_a_look_brings_how_the_host_is() -> None:
     closed = await looks.look(m.LookAtHost("gpu1", "id1", "head", "127.0.0.1", port, None, 3.0), HEAD)
     assert isinstance(closed, m.HostLooked)
     assert (closed.facts.listening, closed.facts.greets) == (False, False)
+
+
+class Host:
+    """Plays a host that shows these raylets of gpu1, and logs when it is asked for them."""
+
+    def __init__(self) -> None:
+        self.raylets: list[str] = []
+        self.asked: list[bool] = []
+
+    async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        self.asked.append(request["bundle"])
+        rows = [
+            {"pid": 7, "node_id": i, "start_ticks": 1, "stat": "S", "session_dir": "/s"} for i in self.raylets
+        ]
+        bundle = {"bundle": {"files": [], "kernel": []}} if request["bundle"] else {}
+        return {"ok": True, "raylets": rows, **bundle}
+
+
+async def test_the_logs_of_a_raylet_are_read_until_it_is_gone_then_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = Host()
+    looks = Looks(lambda by, node: host, "10.99.0.1:1")
+    for host.raylets, node_id in (
+        (["id1"], "id1"),  # suspected, and well
+        ([], "id1"),  # it died later
+        ([], "id1"),
+        (["id2"], "id2"),
+        ([], "id2"),
+    ):
+        await looks.look(m.LookAtHost("gpu1", node_id, "head"), HEAD)
+    assert host.asked == [True, True, False, True, True]
+    monkeypatch.setattr("grid_agent.edges.looks.BUNDLE_AGAIN_S", 0.0)
+    await looks.look(m.LookAtHost("gpu1", "id2", "head"), HEAD)
+    assert host.asked[-1]
 
 
 MEMORY = Path("/sys/fs/cgroup/memory")
