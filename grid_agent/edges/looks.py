@@ -13,8 +13,9 @@ from grid_agent.edges.transports import Transport
 
 LOOK_S = 5.0
 BUNDLE_AGAIN_S = 60.0  # the logs of a raylet that is gone may have been read before anybody kept them
-# Only these say something about the host; a refused key or an old Python says something about us.
-UNREACHED = frozenset({"no_route", "refused", "connect_timeout", "unresolved"})
+# Only these say that the host may be down. A refused key, a name that DNS does not know or an old Python says
+# something about us, and a refused connection that the host is up.
+UNREACHED = frozenset({"no_route", "connect_timeout"})
 
 
 class Looks:

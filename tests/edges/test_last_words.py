@@ -16,7 +16,7 @@ import pytest
 
 from grid_agent.core import messages as m
 from grid_agent.core.model import NodeBelief, State
-from grid_agent.edges import host_program
+from grid_agent.edges import host_program, hosts
 from grid_agent.edges.host_program import greet, handle
 from grid_agent.edges.hosts import LocalHost
 from grid_agent.edges.looks import Looks
@@ -162,6 +162,18 @@ async def test_a_look_brings_how_the_host_is() -> None:
     closed = await looks.look(m.LookAtHost("gpu1", "id1", "head", "127.0.0.1", port, None, 3.0), HEAD)
     assert isinstance(closed, m.HostLooked)
     assert (closed.facts.listening, closed.facts.greets) == (False, False)
+
+
+@pytest.mark.parametrize("error", sorted(hosts.ADVICE))
+async def test_a_failed_look_says_that_a_host_is_down_only_where_nothing_answers(error: str) -> None:
+    class Way:
+        async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+            return hosts.complaint(error)
+
+    event = await Looks(lambda by, node: Way(), "10.99.0.1:1").look(m.LookAtHost("gpu1", "id1", "head"), HEAD)
+    kind = m.HostUnreachable if error in ("no_route", "connect_timeout") else m.LookFailed
+    assert isinstance(event, kind)
+    assert event.detail.startswith(f"{error}: ")
 
 
 class Host:
