@@ -3,13 +3,14 @@
 It only asks and translates; what the answer proves is decided in the core.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from grid_agent.core import messages as m
 from grid_agent.core.model import HostFacts, NodeBelief, Raylet
-from grid_agent.edges.transports import Transport
+from grid_agent.edges.transports import FAN_OUT, Transport
 
 LOOK_S = 5.0
 BUNDLE_AGAIN_S = 60.0  # the logs of a raylet that is gone may have been read before anybody kept them
@@ -37,6 +38,7 @@ class Looks:
         # The incarnation that was gone when its logs were read, and when that was.
         self._bundled: dict[str, tuple[str | None, float]] = {}
         self._ways = ways
+        self._room = asyncio.Semaphore(FAN_OUT)
         self._gcs_address = gcs_address
         self._session_dir = session_dir
         self._lock_of = lock_of
@@ -58,8 +60,9 @@ class Looks:
             "lock": self._lock_of(order.node),
             "bundle": self._wants_bundle(order),
         }
-        asked_at = time.time()
-        answer = await self._ways(by, order.node).call(request, LOOK_S)
+        async with self._room:  # a thousand suspects are not a thousand ssh clients
+            asked_at = time.time()
+            answer = await self._ways(by, order.node).call(request, LOOK_S)
         if not answer.get("ok"):
             detail = f"{answer.get('error')}: {answer.get('detail', '')}"
             if answer.get("error") in UNREACHED:
