@@ -181,6 +181,11 @@ def ssh_argv(target: SshTarget, control_dir: str | None) -> list[str]:
         "BatchMode": "yes",
         "StrictHostKeyChecking": "yes",
         "UserKnownHostsFile": _value(target.known_hosts_file),
+        # The file of the settings alone says which key is a host's; OpenSSH 8.5 or newer knows all of these.
+        "GlobalKnownHostsFile": "/dev/null",
+        "KnownHostsCommand": "none",
+        "VerifyHostKeyDNS": "no",
+        "NoHostAuthenticationForLocalhost": "no",
         "UpdateHostKeys": "no",
         "ConnectTimeout": str(max(1, math.ceil(target.connect_timeout_s))),
         "ConnectionAttempts": "1",

@@ -133,6 +133,25 @@ def test_the_real_client_accepts_every_option(control_dir: str | None) -> None:
     assert "userknownhostsfile /a b/%d" in done.stdout.replace("%%", "%").replace('"', "")
 
 
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client here")
+def test_no_other_source_says_which_key_is_a_hosts(tmp_path: Path) -> None:
+    """Whatever the person's or the machine's configuration trusts."""
+    config = tmp_path / "config"
+    config.write_text(
+        "Host *\n  GlobalKnownHostsFile /etc/more\n  KnownHostsCommand /bin/cat /keys\n"
+        "  VerifyHostKeyDNS yes\n  NoHostAuthenticationForLocalhost yes\n  StrictHostKeyChecking no\n"
+    )
+    asked = ["ssh", "-G", "-F", str(config), *ssh_argv(SshTarget(host="127.0.0.1", user="ray"), None)[1:]]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {
+        "globalknownhostsfile /dev/null",
+        "verifyhostkeydns false",
+        "nohostauthenticationforlocalhost no",
+        "stricthostkeychecking true",
+    } <= set(said)
+    assert not any("/keys" in line or "/etc/more" in line for line in said)
+
+
 @pytest.mark.parametrize("shell", ["sh", "bash", "dash", "zsh", "fish", "csh", "tcsh"])
 def test_login_shells_understand_the_remote_command(shell: str) -> None:
     if shutil.which(shell) is None:
