@@ -150,7 +150,7 @@ class Agent:
         )
         self._head_news = HeadNews(self.paths.root)
         self._slack: SlackClient | None = None
-        self.journal = Journal(self.paths.journal)
+        self.journal = Journal(self.paths.journal, told=settings.slack is not None)
         self.outbox = self._make_outbox(clock)
         ways = self._ways = Transports(settings, self.paths)
         known = {node.name: node for node in settings.nodes}
@@ -329,7 +329,7 @@ class Agent:
 
     async def incident(self, number: int) -> dict[str, Any] | None:
         """One incident with all that is kept of it; None when there is none of this number."""
-        known = self.loop.belief.incidents.get(number)
+        known = self.loop.belief.incidents.get(number) or await self.journal.incident(number)
         if known is None:
             return None
         return {**report.incident(known), **report.kept(await self.journal.story(number))}

@@ -27,8 +27,15 @@ SENT = (
     "INSERT INTO outbox VALUES (?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET shown = excluded.shown, body = excluded.body"
 )
+# The outbox's word that people have to be told, or that nobody is.
+WANTED = "INSERT INTO outbox VALUES (?, ?, 0, '{}') ON CONFLICT DO UPDATE SET wanted = excluded.wanted"
+NOT_WANTED = (
+    "INSERT INTO outbox VALUES (?, ?2, ?2, '{}')"
+    " ON CONFLICT DO UPDATE SET wanted = excluded.wanted, shown = excluded.shown"
+)
 # ruff: noqa: S608 - RECENT is from this file
-RECENT = "SELECT id FROM incident WHERE open OR id > (SELECT max(id) FROM incident) - ?"
+UNTOLD = "SELECT incident_id FROM outbox WHERE shown < wanted"
+RECENT = f"SELECT id FROM incident WHERE open OR id > (SELECT max(id) FROM incident) - ? OR id IN ({UNTOLD})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class Batch:
     epoch: int
     clock: Mapping[str, float]
     bundles: Sequence[Write] = ()
+    told: bool = True  # people are told of incidents; False: nobody waits for a message
 
 
 class Bundles:
@@ -121,7 +129,7 @@ def read_all(file: JournalFile, fresh: Belief, now: float) -> Read:
     shift_s = _shift_s(meta.get("clock"), now)
     belief = codec.decode(Belief, meta["cluster"], onto=fresh, shift_s=shift_s)
     nodes = {**fresh.nodes, **dict(_nodes(file, fresh, shift_s))}
-    incidents = {i.id: i for i in _incidents(file, shift_s)}
+    incidents = {i.id: i for i in _incidents(file, RECENT, KEEP, shift_s)}
     next_id = max([belief.next_incident_id, *(i + 1 for i in incidents)])
     belief = replace(belief, nodes=nodes, incidents=incidents, next_incident_id=next_id)
     return Read(epoch, belief, sent, "ended" in meta)
@@ -148,15 +156,16 @@ def _nodes(file: JournalFile, fresh: Belief, shift_s: float) -> Iterator[tuple[s
             log.warning("what was known of %s cannot be read: %s", name, error)
 
 
-def _incidents(file: JournalFile, shift_s: float) -> Iterator[Incident]:
+def _incidents(file: JournalFile, which: str, value: int, shift_s: float) -> Iterator[Incident]:
+    """Those whose ids the SELECT `which` gives, with its one value."""
     steps: dict[int, list[Step]] = {}
     found = file.rows(
-        f"SELECT incident_id, at, body FROM step WHERE incident_id IN ({RECENT}) ORDER BY number", (KEEP,)
+        f"SELECT incident_id, at, body FROM step WHERE incident_id IN ({which}) ORDER BY number", (value,)
     )
     for number, at, text in found:
         steps.setdefault(number, []).append(Step(at + shift_s, text))
     for number, body in file.rows(
-        f"SELECT id, body FROM incident WHERE id IN ({RECENT}) ORDER BY id", (KEEP,)
+        f"SELECT id, body FROM incident WHERE id IN ({which}) ORDER BY id", (value,)
     ):
         try:
             plain = {**json.loads(body), "steps": []}
@@ -165,6 +174,11 @@ def _incidents(file: JournalFile, shift_s: float) -> Iterator[Incident]:
             log.warning("incident %d cannot be read: %s", number, error)
             continue
         yield replace(incident, steps=tuple(steps.get(number, ())))
+
+
+def read_incident(file: JournalFile, incident_id: int) -> Incident | None:
+    """One incident, also of those that are too old to be kept in memory; None where there is none."""
+    return next(_incidents(file, "SELECT ?", incident_id, 0.0), None)
 
 
 def read_story(file: JournalFile, incident_id: int) -> dict[str, Any]:
@@ -205,13 +219,13 @@ def writes(batch: Batch) -> Iterator[Write]:
     if batch.saved is None:
         yield "DELETE FROM meta WHERE key = 'ended'", ()
         yield "DELETE FROM node", ()
-    yield from _changes(batch.saved, batch.belief)
+    yield from _changes(batch.saved, batch.belief, told=batch.told)
     yield from (write_sent(number, one) for number, one in batch.sent.items())
     yield from map(_line, batch.lines)
     yield from batch.bundles
 
 
-def _changes(saved: Belief | None, belief: Belief) -> Iterator[Write]:
+def _changes(saved: Belief | None, belief: Belief, *, told: bool) -> Iterator[Write]:
     old_nodes = {} if saved is None else saved.nodes
     old_incidents = {} if saved is None else saved.incidents
     for name in old_nodes.keys() - belief.nodes.keys():
@@ -222,10 +236,11 @@ def _changes(saved: Belief | None, belief: Belief) -> Iterator[Write]:
     for number, incident in belief.incidents.items():
         if old_incidents.get(number) is not incident:
             yield from _incident(old_incidents.get(number), incident)
+            yield WANTED if told else NOT_WANTED, (number, incident.revision)
 
 
 def _incident(old: Incident | None, new: Incident) -> Iterator[Write]:
-    """Its row, the steps that are new, and the outbox's word that Slack has to be told."""
+    """Its row, and the steps that are new."""
     body = codec.encode(replace(new, steps=()))
     yield "INSERT OR REPLACE INTO incident VALUES (?, ?, ?)", (new.id, new.open, _json(body))
     known = () if old is None else old.steps
@@ -235,10 +250,6 @@ def _incident(old: Incident | None, new: Incident) -> Iterator[Write]:
         yield "DELETE FROM step WHERE incident_id = ? AND number >= ?", (new.id, first)
     for number, step in enumerate(new.steps[first:], first):
         yield "INSERT INTO step VALUES (?, ?, ?, ?)", (new.id, number, step.at, step.text)
-    yield (
-        "INSERT INTO outbox VALUES (?, ?, 0, '{}') ON CONFLICT DO UPDATE SET wanted = excluded.wanted",
-        (new.id, new.revision),
-    )
 
 
 def write_sent(incident_id: int, sent: Sent) -> Write:

@@ -362,6 +362,57 @@ async def test_the_file_stays_within_its_bound(tmp_path: Path) -> None:
     assert rows(path, "SELECT max(id) FROM incident") == [(399,)]
 
 
+async def many_resolved(path: Path, count: int, **changes: object) -> None:
+    """A journal with so many incidents, all over, of which Slack shows all but the third."""
+    story = Story()
+    story.die("gpu1")
+    done = replace(story.belief.incidents[1], phase=Phase.RESOLVED, resolved_at=story.now)
+    async with opened(path, **changes) as journal:
+        await journal.open(story.belief, story.now)
+        incidents = {number: replace(done, id=number) for number in range(1, count + 1)}
+        belief = replace(story.belief, incidents=incidents, next_incident_id=count + 1)
+        await journal.save(belief, belief, (), (), story.now)
+        for number in incidents.keys() - {3}:
+            await journal.record_sent(number, Sent(done.revision, {"ts": str(number)}))
+
+
+async def test_a_message_that_never_got_through_is_remembered_however_old_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    await many_resolved(path, journal_rows.KEEP + 20)
+    async with opened(path) as journal:
+        found = (await journal.open(fresh(), 2000.0)).incidents
+        assert set(found) == {3, *range(21, journal_rows.KEEP + 21)}
+        assert found[3].steps
+        assert journal.sent[3].shown < found[3].revision
+        old = await journal.incident(5)
+        assert old is not None
+        assert (old.id, [s.text for s in old.steps]) == (5, [s.text for s in found[3].steps])
+        assert await journal.incident(9999) is None
+
+
+async def test_what_waits_to_be_told_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.sqlite"
+    await many_resolved(path, 20)
+    monkeypatch.setattr("grid_agent.edges.journal_file.KEEP_INCIDENTS", 5)
+    file = JournalFile(path)
+    file.open()
+    file._writes = 499
+    file.write([])
+    for table, number in (("incident", "id"), ("outbox", "incident_id")):
+        assert file.rows(f"SELECT {number} FROM {table} ORDER BY 1") == [(3,), *((k,) for k in range(16, 21))]
+    assert file.rows("SELECT count(*) FROM step WHERE incident_id = 3") != [(0,)]
+    file.close()
+
+
+async def test_where_nobody_is_told_nothing_waits(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    await many_resolved(path, 5, told=False)
+    assert rows(path, "SELECT count(*) FROM outbox WHERE shown < wanted") == [(0,)]
+    assert rows(path, "SELECT wanted > 0 FROM outbox WHERE incident_id = 3") == [(1,)]
+
+
 def test_a_migration_runs_once_and_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = JournalFile(tmp_path / "journal.sqlite")
     file.open()
