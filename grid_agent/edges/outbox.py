@@ -22,7 +22,7 @@ from grid_agent.edges.slack import Delivered, Outcome, Refused, Retry, SlackClie
 
 log = logging.getLogger(__name__)
 
-BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # ours; what Slack asks for wins
 STUCK_AFTER = 5
 REMEMBERED = 100  # delivered and resolved incidents whose thread is still known
 CHANNEL_ID = re.compile("[CGD][A-Z0-9]{5,}")
@@ -39,8 +39,8 @@ class Outbox:
         client: Closed by its owner, after `run` has ended.
         channel: Name or id, for first messages; edits and replies use the id that Slack returned.
         now: The clock of the incidents, in seconds since the epoch.
-        stuck: Told why nothing gets through, at once when Slack refuses and after STUCK_AFTER failed
-            tries in a row otherwise; told None when it flows again.
+        stuck: Told why nothing gets through, at once when Slack refuses or asks for more than half a
+            minute, and after STUCK_AFTER failed tries in a row otherwise; told None when it flows again.
         keep: Awaited with `(incident_id, row)` before each post and after each delivery: the row that
             `restore` needs after a restart. Must not raise.
         min_edit_s: Shortest time between two edits of one message; all other waits for an edit, and that
@@ -160,7 +160,8 @@ class Outbox:
             failpoints.reach("noted")
         elif isinstance(outcome, Retry):
             self._failures += 1
-            if self._failures >= STUCK_AFTER:
+            asked_s = outcome.after_s or 0.0
+            if self._failures >= STUCK_AFTER or asked_s > BACKOFF_S[-1]:
                 self._set_stuck(outcome.reason)
             backoff_s = self._backoff_s[: self._failures][-1]
             await asyncio.sleep(backoff_s if outcome.after_s is None else outcome.after_s)

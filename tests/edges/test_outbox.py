@@ -393,10 +393,11 @@ async def test_a_value_put_while_the_last_one_is_being_noted_is_sent(slack, boxe
 
 async def test_a_rate_limit_of_minutes_is_obeyed(slack, boxes):
     slack.rate_limit(1, retry_after_s=40)
-    async with boxes() as (outbox, _):
+    async with boxes() as (outbox, told):
         outbox.put(FIRING)
         assert not await outbox.drain(0.5)
     assert len(slack.requests) == 1
+    assert told.stuck == ["Slack's rate limit: it asks to wait 40 s"]
 
 
 async def test_a_restored_thread_in_a_channel_that_is_gone_moves_to_the_configured_one(slack, boxes):
