@@ -1,8 +1,8 @@
 """One incident as Slack shows it, and which of its parts is to be sent next. Decides; sends nothing.
 
 An incident is one message, posted once and edited seldom, and one reply per step; an incident of many nodes
-has no replies. Edits and replies notify nobody, so the step that calls for a person is shown in the channel as
-well, and posted for many nodes, too. Used by `outbox`; `row` and `of_row` are what the journal keeps of it.
+has no replies. Edits and replies notify nobody, so the step that calls for a person is shown in the channel,
+too, and of many nodes as well. Used by `outbox`; `row` and `of_row` are what the journal keeps of it.
 """
 
 from collections.abc import Mapping
