@@ -146,6 +146,7 @@ class Remote:
         """Fence and restart `order.node` by a task on `run_on`."""
         if run_on.incarnation is None:
             return m.RepairEnded(order.node, order.attempt, ok=False, detail=f"{run_on.name} has no raylet")
+        begun = False
         try:
             request, longest_s = self._plan(order)
             # A peer does not have the file that says a person stopped the node.
@@ -153,12 +154,18 @@ class Remote:
             if answer is None:
                 way = self._ways(run_on.name, order.node)
                 task = await self._task(run_on.incarnation.node_id, order.node)
-                began = time.monotonic()
+                began, begun = time.monotonic(), True
                 answer = await _result(task.remote(way, request, longest_s), self._repair_s)
                 took = ", ".join(f"{a.get('took_s', 0):.2f}" for a in answer.get("answers", ()))
                 log.info("repair of %s: %.2f s, its steps %s s", order.node, time.monotonic() - began, took)
-        except Exception as error:  # noqa: BLE001 - the outcome is unknown; the core decides what follows
-            return m.RepairEnded(order.node, order.attempt, ok=False, detail=_one_line(error))
+        except Exception as error:  # noqa: BLE001 - the core decides what follows
+            # Where the task itself has failed its word is known; else its node may have died, and how far it
+            # came is known on the sick host only.
+            unheard = begun and not isinstance(error, ray.exceptions.RayTaskError)
+            curable = None if unheard else True
+            return m.RepairEnded(
+                order.node, order.attempt, ok=False, detail=_one_line(error), curable=curable
+            )
         return _ended(order, answer)
 
     async def _task(self, node_id: str, sick: str) -> Any:

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
 from config.paths import StatePaths
@@ -71,6 +73,53 @@ async def test_a_peer_is_not_asked_to_repair_what_a_person_stopped(tmp_path: Pat
     ended = await remote.repair(m.RestartWorker("gpu1", "gpu2", 1, None), peer)
     assert (ended.ok, ended.begun) == (False, False)
     assert ended.detail.startswith("stopped: A person stopped this node")
+
+
+class Dies:
+    """A repair task that ends in this error."""
+
+    def __init__(self, error: Exception) -> None:
+        self._future: Future[Any] = Future()
+        self._future.set_exception(error)
+
+    def remote(self, *args: Any) -> "Dies":
+        return self
+
+    def future(self) -> "Future[Any]":
+        return self._future
+
+
+@pytest.mark.parametrize(
+    ("error", "curable"),
+    [
+        (ray.exceptions.NodeDiedError("gpu2"), None),
+        (ray.exceptions.WorkerCrashedError(), None),
+        (ray.exceptions.ActorDiedError(), None),
+        (ray.exceptions.RayTaskError("carry_out", "No such file", OSError("No such file")), True),
+    ],
+)
+async def test_a_repair_whose_node_dies_has_not_failed_its_end_is_unknown(
+    error: Exception, curable: bool | None
+) -> None:
+    class Placed(Remote):
+        async def _task(self, node_id: str, sick: str) -> Any:
+            return Dies(error)
+
+    remote = Placed(lambda _order: ({"op": "steps", "requests": []}, 1.0), lambda _by, _n: LocalHost(), 2.0)
+    peer = NodeBelief("gpu2", "", "worker", State.ALIVE, 0.0, incarnation=Incarnation("a" * 56))
+    ended = await remote.repair(m.RestartWorker("gpu1", "gpu2", 3, None), peer)
+    assert (ended.attempt, ended.ok, ended.begun, ended.curable) == (3, False, True, curable)
+    assert ended.detail
+
+
+async def test_a_repair_that_cannot_be_planned_has_failed() -> None:
+    def plan(order: m.RestartWorker) -> tuple[dict[str, Any], float]:
+        raise OSError("no such file")
+
+    peer = NodeBelief("gpu2", "", "worker", State.ALIVE, 0.0, incarnation=Incarnation("a" * 56))
+    remote = Remote(plan, lambda _by, _node: LocalHost(), 2.0)
+    ended = await remote.repair(m.RestartWorker("gpu1", "gpu2", 3, None), peer)
+    assert (ended.ok, ended.curable) == (False, True)
 
 
 @pytest.mark.parametrize("ssh", ["", "ssh: {user: me}"])
