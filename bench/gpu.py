@@ -95,7 +95,7 @@ def actors(count: int) -> dict[str, Any]:
         def pid(self) -> int:
             return os.getpid()
 
-    class Probe(node_probe.NodeProbe):
+    class Probe(node_probe.GridAgentProbe):
         def pid(self) -> int:
             return os.getpid()
 

@@ -22,7 +22,7 @@ from tests.support.cluster import Cluster, processes
 
 GOAL = "goals: below 2 % of a core beyond an idle replica, below 0.5 % for each node"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-REPLICA, IDLE, PROBE = "ServeReplica:grid-agent", "ServeReplica:idle", "NodeProbe"
+REPLICA, IDLE, PROBE = "ServeReplica:grid-agent", "ServeReplica:idle", "GridAgentProbe"
 
 
 @serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0})

@@ -39,7 +39,7 @@ def refused(
     findings = asyncio.run(
         preflight.run(
             settings,
-            lambda node, request, timeout_s: ways(node).call(request, timeout_s),
+            ways.call,
             gcs_addresses={raystart.connect_address(settings), seen.reach.gcs_address, seen.here.gcs_address},
             running=seen.found.running - seen.reach.unreachable.keys(),
             nodes=starting,

@@ -17,15 +17,13 @@ from config.paths import StatePaths
 from config.settings import Node, Settings
 from grid_agent.core import raystart, startrequest
 from grid_agent.edges import hosts
-from grid_agent.edges.transports import Transport, Transports, versions_here
+from grid_agent.edges.transports import FAN_OUT, Transport, Transports, versions_here
 
 LOOK_S = 10.0
 END_S = 30.0
 LOCK_WAIT_S = 60.0  # for a start of the node that is under way, by the agent for example
 HEAD_WAIT_S = 30.0
 GRACE_S = 15.0  # for the answer itself, and for cleaning up after a start that did not end in time
-# Ways open at once. A host that hangs keeps its place for a timeout: with fewer, the others would wait.
-FAN_OUT = 128
 
 Ways = Callable[[str], Transport]
 Answer = dict[str, Any]

@@ -30,7 +30,7 @@ from grid_agent.core import people, report
 from grid_agent.core.model import GpuAction, Incident, NodeBelief, Policy, State
 from grid_agent.core.step import begin
 from grid_agent.edges import file_limit
-from grid_agent.edges.gate import Gate
+from grid_agent.edges.gate import Gate, Word
 from grid_agent.edges.gcs import Gcs
 from grid_agent.edges.head_news import HeadNews
 from grid_agent.edges.heartbeat import Heartbeats
@@ -53,6 +53,7 @@ LATE_INTERVALS = 3
 MIN_LATE_S = 3.0
 READY_EVERY_S = 5.0
 CONNECTED_EVERY_S = 60.0
+UNHEARD_S = 30.0  # beyond a repair's own limit: for a look at the host when its answer did not come
 LOCK_POLL_S = 0.2
 ANSWER_S = 15.0  # for Ray to say what runs on a node
 ANSWER_POLL_S = 0.05
@@ -77,6 +78,7 @@ def policy_of(settings: Settings) -> Policy:
         hang_s=agent.hang_s,
         unreachable_s=agent.unreachable_s,
         join_s=agent.join_s,
+        repair_timeout_s=repair_plan.longest_s(settings) + UNHEARD_S,
         node_attempts=guards.node_repairs,
         node_window_s=guards.node_window_s,
         cluster_attempts=guards.cluster_repairs,
@@ -148,7 +150,7 @@ class Agent:
         )
         self._head_news = HeadNews(self.paths.root)
         self._slack: SlackClient | None = None
-        self.journal = Journal(self.paths.journal)
+        self.journal = Journal(self.paths.journal, told=settings.slack is not None)
         self.outbox = self._make_outbox(clock)
         ways = self._ways = Transports(settings, self.paths)
         known = {node.name: node for node in settings.nodes}
@@ -167,13 +169,12 @@ class Agent:
         self._heartbeats = Heartbeats(self._feed, 0.8 * every_s, every_s, share)
         self._self_check = SelfCheck()
         self._gcs = Gcs(gcs_address)
-        remote = Remote(
-            lambda order: plan.request(order, self.loop.belief), ways.seen_from, policy.repair_timeout_s
-        )
+        repair_s = repair_plan.longest_s(settings)
+        remote = Remote(lambda order: plan.request(order, self.loop.belief), ways.seen_from, repair_s)
         self._lock: TextIO | None = None
         self.gate = Gate(remote, policy, self._not_in_charge, self.paths.repairs)
         edges = Edges(
-            gcs=self._gcs,
+            gcs=Word(self._gcs, self.gate.not_in_charge),
             heartbeats=self._heartbeats,
             hosts=looks,
             remote=self.gate,
@@ -183,7 +184,7 @@ class Agent:
             people=StoppedByPeople(self.paths.stopped),
             notifier=Everywhere(LogOutbox(), self.outbox and Continued(self.outbox, self._head_news)),
             journal=self.journal,
-            works=LiveWorks(),
+            works=LiveWorks(gcs_address),
             self_check=self._self_check,
         )
         self._edges = edges
@@ -328,7 +329,7 @@ class Agent:
 
     async def incident(self, number: int) -> dict[str, Any] | None:
         """One incident with all that is kept of it; None when there is none of this number."""
-        known = self.loop.belief.incidents.get(number)
+        known = self.loop.belief.incidents.get(number) or await self.journal.incident(number)
         if known is None:
             return None
         return {**report.incident(known), **report.kept(await self.journal.story(number))}

@@ -13,14 +13,15 @@ from grid_agent.core import messages as m
 from grid_agent.core import raystart, startrequest
 from grid_agent.core.gpu_model import GpuBelief
 from grid_agent.core.model import Belief, NodeBelief, ProbeReport, Rung
+from grid_agent.edges.hosts import LOGIN_S
 from grid_agent.edges.transports import versions_here
 
 TERM_S = 2.0
 KILL_S = 5.0
 START_S = 60.0
-START_REMOTE_S = 45.0  # with the login and the fence it must end before the agent stops waiting
 LOCK_WAIT_S = 5.0
 GRACE_S = 5.0
+TASK_S = 6.0  # for Ray to begin the task, and for its answer to arrive
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -36,6 +37,20 @@ def without(node: Node, known: GpuBelief) -> Node:
     count = len(kept) if node.num_gpus is None else min(node.num_gpus, len(kept))
     env = {**node.env, "CUDA_VISIBLE_DEVICES": ",".join(kept)}
     return node.model_copy(update={"num_gpus": count, "env": env})
+
+
+def _request_s(start_s: float) -> float:
+    """The longest that the request of a repair takes on its host, in seconds."""
+    return 2 * TERM_S + 2 * KILL_S + LOCK_WAIT_S + start_s + GRACE_S
+
+
+def longest_s(settings: Settings) -> float:
+    """How long a repair of this cluster may take until its answer is there, login included, in seconds."""
+    ssh = settings.ssh
+    there_s = 0.0
+    if ssh is not None:
+        there_s = ssh.connect_timeout_s + LOGIN_S + _request_s(ssh.command_timeout_s)
+    return max(_request_s(START_S), there_s) + TASK_S
 
 
 def _holders(probe: ProbeReport | None, node_id: str | None) -> list[dict[str, int]]:
@@ -82,7 +97,9 @@ class RepairPlan:
         node = next(n for n in self._settings.nodes if n.name == order.node)
         node = without(node, belief.nodes[node.name].gpus)
         local = raystart.is_local(self._settings, node)
-        start_s = START_S if local else START_REMOTE_S
+        ssh = self._settings.ssh
+        # A host that needed this long to start for the first time needs as long when it is healed.
+        start_s = START_S if local or ssh is None else ssh.command_timeout_s
         # The file is on the head: the node's own host checks it at the start where that is the head, else
         # whoever sends the request (`hosts.unless_stopped`).
         stopped = str(self._state.stopped_node(node.name))
@@ -94,7 +111,7 @@ class RepairPlan:
             steps["epoch"] = self._epoch()
         if not local:
             steps["unless_here"] = stopped
-        return steps, 2 * TERM_S + 2 * KILL_S + LOCK_WAIT_S + start_s + GRACE_S
+        return steps, _request_s(start_s)
 
     def _fence(self, node: Node, order: m.RestartWorker, belief: Belief) -> dict[str, Any]:
         probe = belief.nodes[node.name].probe

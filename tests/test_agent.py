@@ -9,6 +9,8 @@ import pytest
 from config import loader
 from grid_agent.compose import Agent, PrivateFileHandler, steady_clock
 from grid_agent.core import messages as m
+from grid_agent.core.model import Cause
+from tests.core.situations import Story
 from tests.support.cluster import free_port, until_true
 
 
@@ -44,8 +46,23 @@ async def test_an_agent_whose_lock_was_replaced_lets_no_repair_through(tmp_path:
     head = second.loop.belief.nodes["head"]
     ended = await first.gate.repair(m.RestartWorker("worker1", "head", 1, None), head)
     assert (ended.ok, ended.begun) == (False, False)
+    told = await first._edges.gcs.tell_dead(m.TellRay("worker1", "a1", Cause.PROCESS_GONE, "gone"))
+    assert (told.accepted, "another's" in told.detail) == (False, True)
     await first.stop()
     await second.stop()
+
+
+async def test_an_incident_that_is_no_longer_in_memory_is_told_all_the_same(tmp_path: Path) -> None:
+    one, story = agent(tmp_path), Story()
+    before = await one.journal.open(story.belief, story.now)
+    story.die("gpu1")
+    await one.journal.save(before, story.belief, (), (), story.now)
+    assert one.incidents() == []
+    found = await one.incident(1)
+    assert found is not None
+    assert (found["id"], found["nodes"], found["steps"] != []) == (1, ["gpu1"], True)
+    assert await one.incident(2) is None
+    await one.journal.close()
 
 
 async def test_without_a_gcs_it_is_alive_but_not_ready_and_says_fail(tmp_path: Path) -> None:

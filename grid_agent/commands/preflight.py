@@ -22,7 +22,6 @@ from grid_agent.edges.transports import Transports, versions_here
 from grid_agent.exits import Exit
 
 LOOK_S = 10.0
-FAN_OUT = 128  # ways open at once
 
 
 def preflight(config: common.Config = None, output: common.Output = common.Format.TEXT) -> None:
@@ -49,13 +48,11 @@ def preflight(config: common.Config = None, output: common.Output = common.Forma
 async def _findings(settings: Settings) -> list[Finding]:
     state = StatePaths.of(settings.cluster, os.environ)
     looks, ways = Transports(settings, state, host_program), Transports(settings, state, preflight_program)
-    room = asyncio.Semaphore(FAN_OUT)
     unreached: dict[str, dict[str, Any]] = {}
 
     async def runs(name: str) -> bool:
         request = {"op": "look", "gcs_port": settings.ray.port, "node_name": name}
-        async with room:
-            answer = await looks(name).call(request, LOOK_S)
+        answer = await looks.call(name, request, LOOK_S)
         if answer.get("unreached"):
             unreached[name] = answer
         return bool(answer.get("raylets"))
@@ -63,8 +60,7 @@ async def _findings(settings: Settings) -> list[Finding]:
     async def call(name: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         if name in unreached:  # it is not waited for a second time
             return unreached[name]
-        async with room:
-            return await ways(name).call(request, timeout_s)
+        return await ways.call(name, request, timeout_s)
 
     names = [node.name for node in settings.nodes]
     found = await asyncio.gather(*map(runs, names))

@@ -89,7 +89,7 @@ async def _of_file(settings: Settings, exports: dict[str, str]) -> reports.Repor
         environ["RAY_AUTH_TOKEN_PATH"] = exports["RAY_AUTH_TOKEN_PATH"]
     return await validation.validate(
         settings,
-        lambda node, request, timeout_s: ways(node).call(request, timeout_s),
+        ways.call,
         exports["GRID_AGENT_URL"],
         lambda: look(raystart.connect_address(settings), settings, environ),
         api_token=common.read_secret(exports["GRID_AGENT_TOKEN_FILE"]),

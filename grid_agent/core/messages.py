@@ -189,15 +189,16 @@ class DrainAnswered:
 class RepairEnded:
     """A repair task ended. `ok` says the raylet was started, not yet that the node is usable.
 
-    `curable` False: the output shows that trying again cannot help (version, auth, disk). `begun` False: it
-    was refused before anything was done, and does not count as an attempt.
+    `curable` False: the output shows that trying again cannot help (version, auth, disk); None: what ran it
+    died or did not answer, and only the host itself knows what was done. `begun` False: it was refused before
+    anything was done, and does not count as an attempt.
     """
 
     node: str
     attempt: int
     ok: bool
     detail: str
-    curable: bool = True
+    curable: bool | None = True
     begun: bool = True
 
 

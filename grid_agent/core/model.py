@@ -268,7 +268,7 @@ class Attempt:
     ended_at: float | None = None
     ok: bool | None = None
     detail: str = ""
-    curable: bool = True
+    curable: bool | None = True  # None: its answer was lost; `resume` then has the host looked at
     begun: bool = True  # False: refused before anything was done; it does not count
     fence_node_id: str | None = None
     cause: Cause | None = None
@@ -276,7 +276,7 @@ class Attempt:
     rung: Rung = Rung.RESTART
     helped: bool | None = None  # None: too early to tell
     alive_before: int = 0  # nodes ALIVE when it began: fewer afterwards, and it made things worse
-    unheard: bool = False  # the agent that began it is gone, and with it the answer
+    unheard: bool = False  # the agent or the node that ran it is gone, and with it the answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def settle(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
     if node.state is State.ALIVE and node.attempts[-1].ok:
         belief = breaker.observe(belief, node, now, policy)
         return evidence.put(belief, ladder.settle(belief.nodes[node.name], now, policy))
-    node = resume.looked(node, now)
+    belief, node = _looked_for(belief, node, now)
     last = node.attempts[-1]
     if last.ended_at is None and now - last.started_at < policy.repair_timeout_s:
         return belief
@@ -60,6 +60,17 @@ def settle(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
     belief = incidents.recast(replace(evidence.put(belief, failed), repairs=repairs), failed)
     belief = incidents.add(belief, failed, f"attempt {last.number} failed: {detail}", now, Phase.FIRING)
     return breaker.in_vain(belief, failed, now, policy)
+
+
+def _looked_for(belief: Belief, node: NodeBelief, now: float) -> tuple[Belief, NodeBelief]:
+    """The node; a repair whose answer will never come is settled by its host, once that shows it clearly."""
+    unknown = resume.lost(node)
+    if resume.interrupted(unknown) and not resume.interrupted(node):
+        last = unknown.attempts[-1]
+        text = f"attempt {last.number}: no answer from {last.run_on} ({last.detail}); looking at the host"
+        belief = incidents.add(evidence.put(belief, unknown), unknown, text, now)
+        unknown = belief.nodes[node.name]
+    return belief, resume.looked(unknown, now)
 
 
 def what_helped(node: NodeBelief) -> str:

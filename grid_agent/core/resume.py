@@ -2,8 +2,8 @@
 
 Whatever could have changed while nobody looked is doubted: a node that was not well must be proven by a
 task anew, a verdict needs new witnesses, and a repair that was under way is neither done again nor
-forgotten until its host has been looked at. Pure; called by `compose` with what the journal gave, and by
-`step` for the repairs.
+forgotten until its host has been looked at. So is one whose answer was lost with the node that ran it. Pure;
+called by `compose` with what the journal gave, and by `repair`.
 """
 
 from dataclasses import replace
@@ -12,7 +12,7 @@ from grid_agent.core.model import Attempt, Belief, Incident, NodeBelief, Phase, 
 
 GONE_FROM_FILE = "no node of it is in the cluster file any more"
 STOPPED = "the cluster was stopped by a person with stop.py"
-NOTHING_STARTED = "the agent was restarted during this attempt; its host shows no raylet from it"
+RESTARTED = "the agent was restarted during this attempt"
 
 
 def resume(belief: Belief, now: float) -> Belief:
@@ -32,17 +32,33 @@ def after_stop(fresh: Belief, old: Belief, now: float) -> Belief:
     return replace(fresh, incidents=told, next_incident_id=old.next_incident_id)
 
 
+def lost(node: NodeBelief) -> NodeBelief:
+    """Put a repair whose answer was lost under way again, until its host has been looked at."""
+    last = node.attempts[-1]
+    if last.curable is not None:
+        return node
+    last = replace(last, curable=True)
+    if last.ok or not last.begun or node.state is not State.REPAIRING:  # nothing depends on it
+        return _ended(node, last)
+    last = replace(last, ok=None)
+    node = _ended(node, replace(last, ended_at=None, unheard=True))
+    # What was seen of the host before the repair says nothing of what that did.
+    return replace(node, host_view=None, look_asked_at=None, look_begun_at=None)
+
+
 def looked(node: NodeBelief, now: float) -> NodeBelief:
     """Settle a repair whose answer will never come, by what its host shows, if that is clear."""
     view, last = node.host_view, node.attempts[-1] if node.attempts else None
     if last is None or not interrupted(node) or view is None or not view.reached:
         return node
+    why = f"no answer came ({last.detail})" if last.detail else RESTARTED
     born = [r for r in view.raylets if r.node_id != last.fence_node_id]
     if born:
-        detail = f"the agent was restarted during this attempt; its raylet runs, pid {born[0].pid}"
+        detail = f"{why}; its raylet runs, pid {born[0].pid}"
         return _ended(node, replace(last, ended_at=now, ok=True, detail=detail))
     if view.starting is False:
-        return _ended(node, replace(last, ended_at=now, ok=False, detail=NOTHING_STARTED))
+        detail = f"{why}; its host shows no raylet from it"
+        return _ended(node, replace(last, ended_at=now, ok=False, detail=detail))
     return node
 
 

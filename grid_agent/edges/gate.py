@@ -1,7 +1,8 @@
 """The last check before a repair leaves the agent: the limits once more, counted on their own.
 
 It knows nothing of beliefs and verdicts; a fault in the core must not become a storm of restarts. What began
-is written down here, too, so that a restarted agent counts on. Between `loop` and `remote`.
+is written down here, too, so that a restarted agent counts on. Between `loop` and `remote`; `Word` is between
+`loop` and `gcs`.
 """
 
 import contextlib
@@ -70,7 +71,7 @@ class Gate:
 
     async def repair(self, order: m.RestartWorker, run_on: NodeBelief) -> m.RepairEnded:
         """Carry it out, unless it is one too many or this agent is not the one to do it."""
-        why = self.deposed or self._in_charge() or self._too_many(order)
+        why = self.not_in_charge() or self._too_many(order)
         if why is not None:
             log.error("repair of %s not carried out: %s", order.node, why)
             return m.RepairEnded(order.node, order.attempt, ok=False, detail=why, begun=False)
@@ -83,6 +84,10 @@ class Gate:
         if ended.detail.startswith("stale:"):
             self.deposed = ended.detail
         return ended
+
+    def not_in_charge(self) -> str | None:
+        """Why this agent may not act any more; None while it may."""
+        return self.deposed or self._in_charge()
 
     def _too_many(self, order: m.RestartWorker) -> str | None:
         """The limit that this repair would break, as counted here."""
@@ -120,3 +125,34 @@ class Gate:
                     # A time that is yet to come was written by a clock that was wrong.
                     found.append(Began(min(float(at), self._wall()), node))
         return found
+
+
+class Word:
+    """What Ray is told, by the agent in charge only: a raylet that is reported dead ends itself.
+
+    Between `loop` and `gcs`. `not_in_charge` says why this agent may not; None while it may.
+    """
+
+    def __init__(self, gcs: ports.Gcs, not_in_charge: Callable[[], str | None]) -> None:
+        self._gcs = gcs
+        self._not_in_charge = not_in_charge
+
+    async def list_nodes(self) -> m.NodesListed | m.GcsWentSilent:
+        """Straight on: whoever asks harms nobody."""
+        return await self._gcs.list_nodes()
+
+    async def tell_dead(self, order: m.TellRay) -> m.RayTold:
+        """Tell it, unless another agent may think otherwise."""
+        why = self._not_in_charge()
+        if why is None:
+            return await self._gcs.tell_dead(order)
+        log.error("Ray is not told of %s: %s", order.node, why)
+        return m.RayTold(order.node, order.node_id, accepted=False, detail=why)
+
+    async def drain(self, order: m.DrainNode) -> m.DrainAnswered:
+        """Ask for it, unless another agent may think otherwise."""
+        why = self._not_in_charge()
+        if why is None:
+            return await self._gcs.drain(order)
+        log.error("%s is not drained: %s", order.node, why)
+        return m.DrainAnswered(order.node, order.node_id, accepted=False, detail=why)

@@ -36,7 +36,10 @@ TAIL_CHARS = 4000
 FAILURE_LINES = 8  # of a failure that has a name
 WORDS = 5  # last words of a log, and workers named
 WORD_CHARS = 300
+LOOK_BYTES = 48 * 1024  # of a look's answer; whoever asks over SSH reads no more than 64 KiB
+MOST_REMAINS = 100  # listed; that there are any is what counts
 AGENT_TITLES = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # beside the workers
+NOT_BUSY = ("ray::IDLE", "ray::GridAgent", "ray::grid-agent: ")  # what waits, and what is the agent's own
 GREET_S = 0.5
 # RFC 9113, 3.4: a client says this and SETTINGS; a server's first frame is SETTINGS: so gRPC greets.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -622,7 +625,7 @@ def _below(table: dict[int, Proc], raylet: Proc) -> dict[str, Any]:
     """Worker processes of a raylet, and the titles of those that have an actor or a task."""
     titles = [table[pid].argv[0] for pid in _descendants(table, [raylet.pid]) if table[pid].argv]
     workers = sorted(title for title in titles if title.startswith("ray::") and title not in AGENT_TITLES)
-    busy = [title[:40] for title in workers if not title.startswith(("ray::IDLE", "ray::NodeProbe"))]
+    busy = [title[:40] for title in workers if not title.startswith(NOT_BUSY)]
     return {"workers": len(workers), "busy": busy[:WORDS]}
 
 
@@ -652,6 +655,25 @@ def _bundle(request: dict[str, Any]) -> dict[str, Any]:
     kernel = [f"{ago_s:.0f} s ago: {text[:WORD_CHARS]}" for ago_s, text in said]
     files = [{"path": path, "tail": _last(path)} for path in paths[:8]]
     return {"files": [file for file in files if file["tail"]], "kernel": kernel[-TAIL_LINES:]}
+
+
+def _within(room: int, bundle: dict[str, Any]) -> dict[str, Any]:
+    """The bundle in so many bytes of JSON, if it can be: of each text as much of the end as fits."""
+    chars = TAIL_CHARS
+    while _size(bundle) > room and chars > 1:
+        chars //= 2
+        files = [{**file, "tail": file["tail"][-chars:]} for file in bundle["files"]]
+        bundle = {"files": files, "kernel": [line[:chars] for line in bundle["kernel"]]}
+    return bundle
+
+
+def _size(value: Any) -> int:
+    return len(_json(value))
+
+
+def _json(value: Any) -> bytes:
+    """JSON in UTF-8: what is escaped into ASCII is up to six times as long. Stray bytes of file names are."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _changed_at(path: Path) -> float:
@@ -747,14 +769,18 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     answer = {
         "ok": True,
         "raylets": [{**_row(proc), **_below(table, proc)} for proc in raylets],
-        "remains": [{"pid": p.pid, "start_ticks": p.start, "name": p.name, "why": why} for p, why in remains],
+        "remains": [
+            {"pid": p.pid, "start_ticks": p.start, "name": p.name, "why": why}
+            for p, why in remains[:MOST_REMAINS]
+        ],
         **starting,
         "zombies": [{"pid": p.pid, "start_ticks": p.start, "name": p.comm} for p in zombies],
         "host": _host(),
         **_port(request),
         **({} if lives else _last_words(request)),
-        **({"bundle": _bundle(request)} if request.get("bundle") else {}),
     }
+    if request.get("bundle"):
+        answer["bundle"] = _within(LOOK_BYTES - _size(answer), _bundle(request))
     counts = {"unreadable": len(hidden), "unsure": len(_unsure(table))}
     return {**answer, **{name: count for name, count in counts.items() if count}}
 
@@ -1384,8 +1410,8 @@ def main() -> None:
         answer = handle(json.loads(sys.stdin.buffer.read()))
     except ValueError as error:
         answer = HostError("bad_request", f"The request is not JSON: {error}").answer
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    sys.stdout.buffer.write(_json(answer) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from grid_agent.edges import host_program
 STDOUT_LIMIT = 64 * 1024
 STDERR_LIMIT = 16 * 1024
 CONTROL_PERSIST_S = 600  # without a call; `keep_ready` opens it again
+LOGIN_S = 10.0  # beyond the connection: authentication, and the start of the login shell
 SOCKET_PATH_LIMIT = 104  # of the control socket's path; the smallest of the systems that OpenSSH runs on
 SOCKET_NAME = 40 + 1 + 17  # %C, the slash, and what OpenSSH appends while it makes the socket
 
@@ -180,6 +181,11 @@ def ssh_argv(target: SshTarget, control_dir: str | None) -> list[str]:
         "BatchMode": "yes",
         "StrictHostKeyChecking": "yes",
         "UserKnownHostsFile": _value(target.known_hosts_file),
+        # The file of the settings alone says which key is a host's; OpenSSH 8.5 or newer knows all of these.
+        "GlobalKnownHostsFile": "/dev/null",
+        "KnownHostsCommand": "none",
+        "VerifyHostKeyDNS": "no",
+        "NoHostAuthenticationForLocalhost": "no",
         "UpdateHostKeys": "no",
         "ConnectTimeout": str(max(1, math.ceil(target.connect_timeout_s))),
         "ConnectionAttempts": "1",
@@ -216,12 +222,11 @@ class SshHost:
         target: SshTarget,
         control_dir: str | None,
         *,
-        login_timeout_s: float = 10.0,
+        login_timeout_s: float = LOGIN_S,
         program: str = host_program.__file__,
     ) -> None:
         self._target = target
         self._control_dir = control_dir
-        # Beyond the connection: authentication, and the start of the login shell.
         self._login_s = target.connect_timeout_s + login_timeout_s
         text = Path(program).read_bytes()
         self._program = b"%d\n" % len(text) + text

@@ -22,7 +22,7 @@ from typing import Any
 
 from grid_agent.core import history, resume
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief
+from grid_agent.core.model import Belief, Incident
 from grid_agent.edges.journal_file import MAX_BYTES, DamagedError, JournalFile
 from grid_agent.edges.journal_rows import (
     Batch,
@@ -30,6 +30,7 @@ from grid_agent.edges.journal_rows import (
     Read,
     Sent,
     read_all,
+    read_incident,
     read_story,
     same,
     write_meta,
@@ -54,12 +55,14 @@ class Journal:
         slow_s: How long a step waits for the disk before its orders start all the same.
         retry_s: How long after a failed write the next is tried.
         max_bytes: The file never grows beyond this.
+        told: Whether anybody is told of incidents; else none of them waits for that.
     """
 
     def __init__(
         self,
         path: Path,
         *,
+        told: bool = True,
         wall: Callable[[], float] = time.time,
         slow_s: float = SLOW_S,
         retry_s: float = RETRY_S,
@@ -69,6 +72,7 @@ class Journal:
         self.epoch = 0
         #: What is known of Slack's side, by incident.
         self.sent: dict[int, Sent] = {}
+        self._told = told
         self._file = JournalFile(path, max_bytes)
         self._wall, self._slow_s, self._retry_s = wall, slow_s, retry_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -154,6 +158,16 @@ class Journal:
             return found
         return {}
 
+    async def incident(self, incident_id: int) -> Incident | None:
+        """An incident that is no longer in memory; None where there is none, or it is unreadable."""
+        with contextlib.suppress(sqlite3.Error, DamagedError, OSError, ValueError):
+            found: Incident | None = await self._in_thread(self._incident, incident_id)
+            return found
+        return None
+
+    def _incident(self, incident_id: int) -> Incident | None:
+        return read_incident(self._file, incident_id) if self._file.is_open else None
+
     def _story(self, incident_id: int) -> dict[str, Any]:
         return read_story(self._file, incident_id) if self._file.is_open else {}
 
@@ -164,7 +178,7 @@ class Journal:
         sent = {number: self.sent[number] for number in self._unwritten}
         clock = {"wall": self._wall(), "loop": now}
         bundles = tuple(self._bundles.due)
-        batch = Batch(self._saved, belief, lines, sent, self.epoch, clock, bundles)
+        batch = Batch(self._saved, belief, lines, sent, self.epoch, clock, bundles, self._told)
         everything = dict(self.sent)
 
         def then() -> None:

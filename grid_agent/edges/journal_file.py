@@ -128,7 +128,8 @@ class JournalFile:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._at_bound():
                 raise
-            self._write(_prunings(*map(self._half, ("history", "incident", "bundle"))))
+            halves = map(self._half, ("history", "incident", "bundle"))
+            self._write(_prunings(*halves, untold_too=True))
             self._write(writes)
         self._writes += 1
         if self._writes % 500 == 0:
@@ -189,9 +190,13 @@ def _damage_named() -> Iterator[None]:
         raise
 
 
-def _prunings(history: int, incidents: int, bundles: int) -> list[Write]:
-    """Forget the oldest of what may be forgotten: never an open incident."""
-    old = "SELECT id FROM incident WHERE open = 0 AND id <= (SELECT max(id) FROM incident) - ?"
+def _prunings(history: int, incidents: int, bundles: int, *, untold_too: bool = False) -> list[Write]:
+    """Forget the oldest of what may be forgotten: never an open incident.
+
+    One of which people wait to be told only where there is no more room (`untold_too`).
+    """
+    told = "" if untold_too else "AND id NOT IN (SELECT incident_id FROM outbox WHERE shown < wanted)"
+    old = f"SELECT id FROM incident WHERE open = 0 AND id <= (SELECT max(id) FROM incident) - ? {told}"
     return [
         ("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?", (history,)),
         *(

@@ -13,7 +13,7 @@ from typing import Any
 from grid_agent.core import codec, history
 from grid_agent.core import messages as m
 from grid_agent.core.codec import CodecError
-from grid_agent.core.model import Belief, Incident, NodeBelief, Step
+from grid_agent.core.model import Belief, Incident, NodeBelief, State, Step
 from grid_agent.edges.journal_file import JournalFile, Write
 
 log = logging.getLogger("grid_agent.journal")
@@ -27,8 +27,15 @@ SENT = (
     "INSERT INTO outbox VALUES (?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET shown = excluded.shown, body = excluded.body"
 )
+# The outbox's word that people have to be told, or that nobody is.
+WANTED = "INSERT INTO outbox VALUES (?, ?, 0, '{}') ON CONFLICT DO UPDATE SET wanted = excluded.wanted"
+NOT_WANTED = (
+    "INSERT INTO outbox VALUES (?, ?2, ?2, '{}')"
+    " ON CONFLICT DO UPDATE SET wanted = excluded.wanted, shown = excluded.shown"
+)
 # ruff: noqa: S608 - RECENT is from this file
-RECENT = "SELECT id FROM incident WHERE open OR id > (SELECT max(id) FROM incident) - ?"
+UNTOLD = "SELECT incident_id FROM outbox WHERE shown < wanted"
+RECENT = f"SELECT id FROM incident WHERE open OR id > (SELECT max(id) FROM incident) - ? OR id IN ({UNTOLD})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +67,19 @@ class Batch:
     epoch: int
     clock: Mapping[str, float]
     bundles: Sequence[Write] = ()
+    told: bool = True  # people are told of incidents; False: nobody waits for a message
 
 
 class Bundles:
-    """What hosts showed of a failure, from the look before the verdict; kept once an incident is open."""
+    """What hosts showed of a failure, from the look before the verdict; kept once an incident is open.
+
+    Of each node an incident keeps the first: what comes later shows what the repairs made of it.
+    """
 
     def __init__(self) -> None:
         self.due: list[Write] = []
         self._seen: dict[str, tuple[float, dict[str, Any]]] = {}
-        self._count: dict[int, int] = {}
+        self._kept: dict[int, frozenset[str]] = {}  # incident -> nodes
 
     def take(self, belief: Belief, events: Sequence[m.Event], now: float) -> None:
         """Note what the events bring, and make rows of what belongs to an open incident."""
@@ -77,22 +88,24 @@ class Bundles:
                 self._seen[event.node] = (now, {**event.bundle, "host": codec.encode(event.facts)})
         for name, (at, body) in list(self._seen.items()):
             node = belief.nodes.get(name)
-            if node is None or now - at > STALE_S:
+            recovered = node is not None and node.state is State.ALIVE and node.incident_id is None
+            if node is None or recovered or now - at > STALE_S:
                 del self._seen[name]
             elif node.incident_id is not None:
                 del self._seen[name]
                 self._keep(node.incident_id, node, at, body)
 
     def _keep(self, incident_id: int, node: NodeBelief, at: float, body: dict[str, Any]) -> None:
-        self._count[incident_id] = self._count.get(incident_id, 0) + 1
-        if self._count[incident_id] <= BUNDLES and len(self.due) < BUNDLES:
+        kept = self._kept.get(incident_id, frozenset())
+        if node.name not in kept and len(kept) < BUNDLES and len(self.due) < BUNDLES:
+            self._kept[incident_id] = kept | {node.name}
             probe = None if node.probe is None else codec.encode(node.probe)
             text = _json({**body, "probe": probe})
             text = text if len(text) <= BUNDLE_CHARS else _json({"cut": text[:BUNDLE_CHARS]})
             self.due.append(
-                ("INSERT OR REPLACE INTO bundle VALUES (?, ?, ?, ?)", (incident_id, node.name, at, text))
+                ("INSERT OR IGNORE INTO bundle VALUES (?, ?, ?, ?)", (incident_id, node.name, at, text))
             )
-        self._count = {k: v for k, v in self._count.items() if k > incident_id - KEEP}
+        self._kept = {k: v for k, v in self._kept.items() if k > incident_id - KEEP}
 
 
 # --- reading ---
@@ -116,7 +129,7 @@ def read_all(file: JournalFile, fresh: Belief, now: float) -> Read:
     shift_s = _shift_s(meta.get("clock"), now)
     belief = codec.decode(Belief, meta["cluster"], onto=fresh, shift_s=shift_s)
     nodes = {**fresh.nodes, **dict(_nodes(file, fresh, shift_s))}
-    incidents = {i.id: i for i in _incidents(file, shift_s)}
+    incidents = {i.id: i for i in _incidents(file, RECENT, KEEP, shift_s)}
     next_id = max([belief.next_incident_id, *(i + 1 for i in incidents)])
     belief = replace(belief, nodes=nodes, incidents=incidents, next_incident_id=next_id)
     return Read(epoch, belief, sent, "ended" in meta)
@@ -143,15 +156,16 @@ def _nodes(file: JournalFile, fresh: Belief, shift_s: float) -> Iterator[tuple[s
             log.warning("what was known of %s cannot be read: %s", name, error)
 
 
-def _incidents(file: JournalFile, shift_s: float) -> Iterator[Incident]:
+def _incidents(file: JournalFile, which: str, value: int, shift_s: float) -> Iterator[Incident]:
+    """Those whose ids the SELECT `which` gives, with its one value."""
     steps: dict[int, list[Step]] = {}
     found = file.rows(
-        f"SELECT incident_id, at, body FROM step WHERE incident_id IN ({RECENT}) ORDER BY number", (KEEP,)
+        f"SELECT incident_id, at, body FROM step WHERE incident_id IN ({which}) ORDER BY number", (value,)
     )
     for number, at, text in found:
         steps.setdefault(number, []).append(Step(at + shift_s, text))
     for number, body in file.rows(
-        f"SELECT id, body FROM incident WHERE id IN ({RECENT}) ORDER BY id", (KEEP,)
+        f"SELECT id, body FROM incident WHERE id IN ({which}) ORDER BY id", (value,)
     ):
         try:
             plain = {**json.loads(body), "steps": []}
@@ -160,6 +174,11 @@ def _incidents(file: JournalFile, shift_s: float) -> Iterator[Incident]:
             log.warning("incident %d cannot be read: %s", number, error)
             continue
         yield replace(incident, steps=tuple(steps.get(number, ())))
+
+
+def read_incident(file: JournalFile, incident_id: int) -> Incident | None:
+    """One incident, also of those that are too old to be kept in memory; None where there is none."""
+    return next(_incidents(file, "SELECT ?", incident_id, 0.0), None)
 
 
 def read_story(file: JournalFile, incident_id: int) -> dict[str, Any]:
@@ -200,13 +219,13 @@ def writes(batch: Batch) -> Iterator[Write]:
     if batch.saved is None:
         yield "DELETE FROM meta WHERE key = 'ended'", ()
         yield "DELETE FROM node", ()
-    yield from _changes(batch.saved, batch.belief)
+    yield from _changes(batch.saved, batch.belief, told=batch.told)
     yield from (write_sent(number, one) for number, one in batch.sent.items())
     yield from map(_line, batch.lines)
     yield from batch.bundles
 
 
-def _changes(saved: Belief | None, belief: Belief) -> Iterator[Write]:
+def _changes(saved: Belief | None, belief: Belief, *, told: bool) -> Iterator[Write]:
     old_nodes = {} if saved is None else saved.nodes
     old_incidents = {} if saved is None else saved.incidents
     for name in old_nodes.keys() - belief.nodes.keys():
@@ -217,10 +236,11 @@ def _changes(saved: Belief | None, belief: Belief) -> Iterator[Write]:
     for number, incident in belief.incidents.items():
         if old_incidents.get(number) is not incident:
             yield from _incident(old_incidents.get(number), incident)
+            yield WANTED if told else NOT_WANTED, (number, incident.revision)
 
 
 def _incident(old: Incident | None, new: Incident) -> Iterator[Write]:
-    """Its row, the steps that are new, and the outbox's word that Slack has to be told."""
+    """Its row, and the steps that are new."""
     body = codec.encode(replace(new, steps=()))
     yield "INSERT OR REPLACE INTO incident VALUES (?, ?, ?)", (new.id, new.open, _json(body))
     known = () if old is None else old.steps
@@ -230,10 +250,6 @@ def _incident(old: Incident | None, new: Incident) -> Iterator[Write]:
         yield "DELETE FROM step WHERE incident_id = ? AND number >= ?", (new.id, first)
     for number, step in enumerate(new.steps[first:], first):
         yield "INSERT INTO step VALUES (?, ?, ?, ?)", (new.id, number, step.at, step.text)
-    yield (
-        "INSERT INTO outbox VALUES (?, ?, 0, '{}') ON CONFLICT DO UPDATE SET wanted = excluded.wanted",
-        (new.id, new.revision),
-    )
 
 
 def write_sent(incident_id: int, sent: Sent) -> Write:

@@ -3,17 +3,20 @@
 It only asks and translates; what the answer proves is decided in the core.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from grid_agent.core import messages as m
 from grid_agent.core.model import HostFacts, NodeBelief, Raylet
-from grid_agent.edges.transports import Transport
+from grid_agent.edges.transports import FAN_OUT, Transport
 
 LOOK_S = 5.0
-# Only these say something about the host; a refused key or an old Python says something about us.
-UNREACHED = frozenset({"no_route", "refused", "connect_timeout", "unresolved"})
+BUNDLE_AGAIN_S = 60.0  # the logs of a raylet that is gone may have been read before anybody kept them
+# Only these say that the host may be down. A refused key, a name that DNS does not know or an old Python says
+# something about us, and a refused connection that the host is up.
+UNREACHED = frozenset({"no_route", "connect_timeout"})
 
 
 class Looks:
@@ -32,8 +35,10 @@ class Looks:
         lock_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self.seen: dict[str, list[Mapping[str, Any]]] = {}
-        self._bundled: dict[str, str | None] = {}  # the incarnation whose logs have been read
+        # The incarnation that was gone when its logs were read, and when that was.
+        self._bundled: dict[str, tuple[str | None, float]] = {}
         self._ways = ways
+        self._room = asyncio.Semaphore(FAN_OUT)
         self._gcs_address = gcs_address
         self._session_dir = session_dir
         self._lock_of = lock_of
@@ -53,10 +58,11 @@ class Looks:
             "quiet_s": order.quiet_s,
             "session_dir": self._known_session(order) or self._session_dir(order.node),
             "lock": self._lock_of(order.node),
-            "bundle": self._bundled.get(order.node) != order.node_id,
+            "bundle": self._wants_bundle(order),
         }
-        asked_at = time.time()
-        answer = await self._ways(by, order.node).call(request, LOOK_S)
+        async with self._room:  # a thousand suspects are not a thousand ssh clients
+            asked_at = time.time()
+            answer = await self._ways(by, order.node).call(request, LOOK_S)
         if not answer.get("ok"):
             detail = f"{answer.get('error')}: {answer.get('detail', '')}"
             if answer.get("error") in UNREACHED:
@@ -70,9 +76,14 @@ class Looks:
         raylets = tuple(_raylet(r) for r in answer["raylets"])
         facts = _facts(answer, asked_at)
         about, starting, bundle = order.node_id, answer.get("starting"), answer.get("bundle")
-        if bundle is not None:
-            self._bundled[order.node] = order.node_id
+        # What a raylet that lives has written so far is not yet what it dies of.
+        if bundle is not None and order.node_id not in {r.node_id for r in raylets}:
+            self._bundled[order.node] = (order.node_id, time.monotonic())
         return m.HostLooked(order.node, by.name, raylets, "", about, facts, starting, bundle)
+
+    def _wants_bundle(self, order: m.LookAtHost) -> bool:
+        node_id, at = self._bundled.get(order.node, ("", 0.0))
+        return node_id != order.node_id or time.monotonic() - at > BUNDLE_AGAIN_S
 
     def _known_session(self, order: m.LookAtHost) -> str | None:
         rows = self.seen.get(order.node, ())

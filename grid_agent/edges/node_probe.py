@@ -16,7 +16,7 @@ from grid_agent.edges import gpu_child, gpu_nvml, host_program
 GPU_WAIT_S = 0.5  # a sweep takes milliseconds; one that takes longer is in a later report
 
 
-class NodeProbe:
+class GridAgentProbe:
     """The actor. One per incarnation; dies with the agent that made it.
 
     Args:

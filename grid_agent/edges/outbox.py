@@ -22,7 +22,7 @@ from grid_agent.edges.slack import Delivered, Outcome, Refused, Retry, SlackClie
 
 log = logging.getLogger(__name__)
 
-BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # ours; what Slack asks for wins
 STUCK_AFTER = 5
 REMEMBERED = 100  # delivered and resolved incidents whose thread is still known
 CHANNEL_ID = re.compile("[CGD][A-Z0-9]{5,}")
@@ -39,8 +39,8 @@ class Outbox:
         client: Closed by its owner, after `run` has ended.
         channel: Name or id, for first messages; edits and replies use the id that Slack returned.
         now: The clock of the incidents, in seconds since the epoch.
-        stuck: Told why nothing gets through, at once when Slack refuses and after STUCK_AFTER failed
-            tries in a row otherwise; told None when it flows again.
+        stuck: Told why nothing gets through, at once when Slack refuses or asks for more than half a
+            minute, and after STUCK_AFTER failed tries in a row otherwise; told None when it flows again.
         keep: Awaited with `(incident_id, row)` before each post and after each delivery: the row that
             `restore` needs after a restart. Must not raise.
         min_edit_s: Shortest time between two edits of one message; all other waits for an edit, and that
@@ -83,7 +83,7 @@ class Outbox:
         if incident.id not in self._threads:
             fresh = Thread(wait_until=asyncio.get_running_loop().time() + self._min_edit_s)
             self._threads[incident.id] = self._done.pop(incident.id, fresh)
-        self._threads[incident.id].incident = incident
+        self._threads[incident.id].take(incident)
         self._idle.clear()
         self._wake.set()
 
@@ -160,7 +160,8 @@ class Outbox:
             failpoints.reach("noted")
         elif isinstance(outcome, Retry):
             self._failures += 1
-            if self._failures >= STUCK_AFTER:
+            asked_s = outcome.after_s or 0.0
+            if self._failures >= STUCK_AFTER or asked_s > BACKOFF_S[-1]:
                 self._set_stuck(outcome.reason)
             backoff_s = self._backoff_s[: self._failures][-1]
             await asyncio.sleep(backoff_s if outcome.after_s is None else outcome.after_s)
@@ -173,7 +174,7 @@ class Outbox:
     async def _say(self, thread: Thread, incident: Incident, part: Part) -> Outcome:
         if part == "edit":
             return await self._client.update(thread.channel_id, thread.ts, self._root(incident))
-        index = thread.steps_posted
+        index = thread.step_due() or 0
         key = str(uuid5(UUID(thread.key), f"{thread.roots}/{part}" + (f"/{index}" if part == "step" else "")))
         if thread.trying is not None and thread.trying["key"] == key:
             found = await self._find(thread, part)
@@ -185,7 +186,8 @@ class Outbox:
             await self._note(incident.id, thread)
             failpoints.reach("kept")
         if part == "step":
-            said = await self._client.post(thread.channel_id, step(incident, index), thread.ts, key)
+            told, calls = step(incident, index), thread.calls(index)
+            said = await self._client.post(thread.channel_id, told, thread.ts, key, broadcast=calls)
         else:
             thread.trying["digest"] = self._digest(incident)
             said = await self._client.post(self._channel, self._root(incident), key=key)
@@ -214,13 +216,14 @@ class Outbox:
     def _delivered(self, thread: Thread, incident: Incident, part: Part, said: Delivered) -> None:
         at = asyncio.get_running_loop().time()
         if part == "step":
-            thread.steps_posted += 1
+            thread.step_told()
         else:
             thread.shown, thread.phase = self._digest(incident), str(incident.phase)
         if part == "edit":
             thread.edited(at)
         if part == "root":
             thread.channel_id, thread.ts, thread.posted_at = said.channel_id, said.ts, at
+            thread.called = thread.called or incident.phase is Phase.NEEDS_PERSON  # a new message notifies
             # An earlier try may have been found, with older content: then it is edited.
             tried = thread.trying["digest"] if thread.trying else ""
             thread.shown = thread.shown if thread.shown == tried else ""
@@ -239,7 +242,7 @@ class Outbox:
             thread.restored, thread.trying = False, None
             thread.roots += 1
         elif part == "step":
-            thread.steps_posted += 1
+            thread.step_told()
         else:
             thread.shown = self._digest(incident)
 

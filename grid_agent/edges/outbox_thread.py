@@ -1,7 +1,8 @@
 """One incident as Slack shows it, and which of its parts is to be sent next. Decides; sends nothing.
 
 An incident is one message, posted once and edited seldom, and one reply per step; an incident of many nodes
-has no replies. Used by `outbox`; `row` and `of_row` are what the journal keeps of it.
+has no replies. Edits and replies notify nobody, so the step that calls for a person is shown in the channel,
+too, and of many nodes as well. Used by `outbox`; `row` and `of_row` are what the journal keeps of it.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,10 @@ Part = Literal["root", "edit", "step"]
 
 EDIT_GAPS = (1, 10, 60)  # before the first, second and third edit of a window, in units of `unit_s`
 WINDOW = 300  # and at most one more in it, when an incident ends or needs a person
-KEPT = ("channel_id", "ts", "steps_posted", "shown", "revision", "roots", "key", "trying", "phase")
+KEPT = (
+    *("channel_id", "ts", "steps_posted", "shown", "revision", "roots", "key", "trying", "phase"),
+    *("call_at", "called"),
+)
 
 
 @dataclass(slots=True)
@@ -33,11 +37,40 @@ class Thread:
     key: str = field(default_factory=lambda: str(uuid4()))
     trying: dict[str, Any] | None = None  # a post that Slack may have taken: key, digest
     phase: str = ""  # as last shown
+    call_at: int | None = None  # the step with which the incident began to need a person
+    called: bool = False  # people have been notified of that; once is enough
     posted_at: float | None = None  # on the event loop's clock, as the edits
     edits: list[float] = field(default_factory=list)
     wait_until: float = 0.0
     usable: bool = True  # Slack has taken an edit or a reply since the root was posted
     restored: bool = False  # nothing has been delivered to it in this life
+
+    def take(self, incident: Incident) -> None:
+        """The newest value of the incident."""
+        self.incident = incident
+        if self.call_at is None and incident.phase is Phase.NEEDS_PERSON and incident.steps:
+            self.call_at = len(incident.steps) - 1
+
+    def calls(self, index: int) -> bool:
+        """Whether this step is the one that calls for a person, and has to."""
+        waits = self.incident is not None and self.incident.phase is Phase.NEEDS_PERSON
+        return waits and not self.called and index == self.call_at
+
+    def step_due(self) -> int | None:
+        """The step that is the next to be told, counted from 0; None: none is."""
+        incident = self.incident
+        if incident is None:
+            return None
+        if len(incident.nodes) <= MANY:
+            return self.steps_posted if self.steps_posted < len(incident.steps) else None
+        return self.call_at if self.call_at is not None and self.calls(self.call_at) else None
+
+    def step_told(self) -> None:
+        """The step that was due has been posted, or never can be."""
+        index = self.step_due()
+        if index is not None:
+            self.called = self.called or index == self.call_at
+            self.steps_posted = index + 1
 
     def next_part(self, digest: str, at: float, unit_s: float) -> tuple[Part | None, float | None]:
         """What is to be sent now, or when something will be; (None, None): all is shown.
@@ -57,7 +90,7 @@ class Thread:
         edit_at = None if self.shown == digest else self._edit_at(incident, unit_s)
         if edit_at is not None and at >= edit_at:
             return "edit", None
-        if self.steps_posted < len(incident.steps) and len(incident.nodes) <= MANY:
+        if self.step_due() is not None:
             return "step", None
         return None, edit_at
 

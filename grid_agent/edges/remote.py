@@ -40,6 +40,9 @@ NOT_CURABLE = frozenset(
     | {"python_too_old", "key_refused", "host_key_changed", "host_key_unknown"}
 )
 NOT_BEGUN = frozenset({"stopped", "stale"})  # refused before anything was done
+# How what the agent runs is called in Ray: nothing of a user's begins so.
+OUR_TASKS = "grid-agent: "
+OUR_ACTORS = frozenset({"GridAgentProbe", "GridAgentRepairer"})
 Plan = Callable[[m.RestartWorker], tuple[dict[str, Any], float]]
 Ways = Callable[[str, str], Transport]
 
@@ -50,7 +53,7 @@ def _noop() -> None:
 
 def _place_noop(node_id: str, timeout_s: float) -> str:
     """On a peer: places a no-op on another node. Answers what went wrong, nothing when it has run."""
-    ref = ray.remote(num_cpus=0, max_retries=0)(_noop).options(**_on(node_id)).remote()
+    ref = _once(_noop, "no-op").options(**_on(node_id)).remote()
     try:
         ray.get(ref, timeout=timeout_s)
     except ray.exceptions.GetTimeoutError:
@@ -75,10 +78,11 @@ def _carry_out(way: "Transport", request: dict[str, Any], timeout_s: float) -> d
     return asyncio.run(_send(way, request, timeout_s))
 
 
-class _Repairer:
+class GridAgentRepairer:
     """The same as an actor, whose process is there before it is needed: to start one takes about a second."""
 
     async def carry_out(self, way: "Transport", request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """The answer of the host's program."""
         return await _send(way, request, timeout_s)
 
     async def ready(self) -> None:
@@ -96,9 +100,8 @@ class Remote:
         self._plan = plan
         self._ways = ways
         self._repair_s = repair_s
-        self._noop = ray.remote(num_cpus=0, max_retries=0)(_noop)
-        self._repair = ray.remote(num_cpus=0, max_retries=0)(_carry_out)
-        self._class = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=REPAIRS)(_Repairer)
+        self._noop = _once(_noop, "no-op")
+        self._class = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=REPAIRS)(GridAgentRepairer)
         self._repairer: tuple[str, Any] | None = None  # node id and actor
 
     async def keep_ready(self, node: NodeBelief) -> None:
@@ -132,7 +135,7 @@ class Remote:
         """Have the node `by` place a no-op on another one: a task that owes nothing to us."""
         if by.incarnation is None:
             return m.PeerFailed(order.node, by.name, f"{by.name} has no raylet")
-        place = ray.remote(num_cpus=0, max_retries=0)(_place_noop).options(**_on(by.incarnation.node_id))
+        place = _once(_place_noop, f"no-op on {order.node}").options(**_on(by.incarnation.node_id))
         try:
             wrong = await _result(place.remote(order.node_id, PROVE_S), PROVE_S + PEER_S)
         except Exception as error:  # noqa: BLE001 - then nobody has tried
@@ -143,6 +146,7 @@ class Remote:
         """Fence and restart `order.node` by a task on `run_on`."""
         if run_on.incarnation is None:
             return m.RepairEnded(order.node, order.attempt, ok=False, detail=f"{run_on.name} has no raylet")
+        begun = False
         try:
             request, longest_s = self._plan(order)
             # A peer does not have the file that says a person stopped the node.
@@ -150,19 +154,25 @@ class Remote:
             if answer is None:
                 way = self._ways(run_on.name, order.node)
                 task = await self._task(run_on.incarnation.node_id, order.node)
-                began = time.monotonic()
+                began, begun = time.monotonic(), True
                 answer = await _result(task.remote(way, request, longest_s), self._repair_s)
                 took = ", ".join(f"{a.get('took_s', 0):.2f}" for a in answer.get("answers", ()))
                 log.info("repair of %s: %.2f s, its steps %s s", order.node, time.monotonic() - began, took)
-        except Exception as error:  # noqa: BLE001 - the outcome is unknown; the core decides what follows
-            return m.RepairEnded(order.node, order.attempt, ok=False, detail=_one_line(error))
+        except Exception as error:  # noqa: BLE001 - the core decides what follows
+            # Where the task itself has failed its word is known; else its node may have died, and how far it
+            # came is known on the sick host only.
+            unheard = begun and not isinstance(error, ray.exceptions.RayTaskError)
+            curable = None if unheard else True
+            return m.RepairEnded(
+                order.node, order.attempt, ok=False, detail=_one_line(error), curable=curable
+            )
         return _ended(order, answer)
 
     async def _task(self, node_id: str, sick: str) -> Any:
         """What carries a repair out on this node: the actor there, else a task."""
         if self._repairer is not None and self._repairer[0] == node_id and await self._is_ready(ASK_S):
-            return self._repairer[1].carry_out.options(name=f"repair {sick}")
-        return self._repair.options(**_on(node_id), name=f"repair {sick}")
+            return self._repairer[1].carry_out.options(name=f"{OUR_TASKS}repair {sick}")
+        return _once(_carry_out, f"repair {sick}").options(**_on(node_id))
 
 
 class Through:
@@ -176,7 +186,7 @@ class Through:
         """The answer of the host's program, or `ok` False when the task could not run."""
         if self._by.incarnation is None:
             return {"ok": False, "error": "no_peer", "detail": f"{self._by.name} has no raylet"}
-        task = ray.remote(num_cpus=0, max_retries=0)(_carry_out).options(**_on(self._by.incarnation.node_id))
+        task = _once(_carry_out, "look").options(**_on(self._by.incarnation.node_id))
         try:
             return dict(await _result(task.remote(self._way, request, timeout_s), timeout_s + PEER_S))
         except Exception as error:  # noqa: BLE001 - then nobody has looked
@@ -212,7 +222,7 @@ class Probes:
         self._actors: dict[str, tuple[str, Any]] = {}
         # Two threads: a report that waits for a GPU driver keeps nobody from bearing witness.
         actor = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=2)
-        self._class = actor(node_probe.NodeProbe)
+        self._class = actor(node_probe.GridAgentProbe)
 
     async def sweep(self, nodes: Iterable[NodeBelief]) -> Sequence[m.Event]:
         """Ask every given node's probe at once; who does not answer in time is left out."""
@@ -266,6 +276,11 @@ async def _result(ref: Any, timeout_s: float) -> Any:
         ray.cancel(ref, force=False, recursive=False)
         message = f"no answer in {timeout_s:g} s"
         raise ray.exceptions.GetTimeoutError(message) from None
+
+
+def _once(function: Callable[..., Any], name: str) -> Any:
+    """A task of ours that needs no CPU and is never tried twice."""
+    return ray.remote(num_cpus=0, max_retries=0, name=OUR_TASKS + name)(function)
 
 
 def _on(node_id: str) -> dict[str, Any]:

@@ -60,7 +60,13 @@ class SlackClient:
         return f"SlackClient({self._base_url!r})"
 
     async def post(
-        self, channel: str, message: Message, thread_ts: str | None = None, key: str | None = None
+        self,
+        channel: str,
+        message: Message,
+        thread_ts: str | None = None,
+        key: str | None = None,
+        *,
+        broadcast: bool = False,
     ) -> Outcome:
         """Post a new message, or a reply when `thread_ts` is given.
 
@@ -71,8 +77,10 @@ class SlackClient:
             key: A UUID, the same when this message is sent again after an unclear end. Sent as
                 `client_msg_id`, which Slack documents in its errors only, and as the id of the first
                 block, by which `find` knows the message again.
+            broadcast: Show a reply in the channel, too, which notifies those who follow it.
         """
-        body = {"channel": channel, "thread_ts": thread_ts, "client_msg_id": key}
+        body: dict[str, Any] = {"channel": channel, "thread_ts": thread_ts, "client_msg_id": key}
+        body |= {"reply_broadcast": True} if broadcast else {}
         if key is not None and message.blocks:
             first, *rest = message.blocks
             message = Message(message.text, ({**first, "block_id": key}, *rest))
@@ -122,7 +130,7 @@ class SlackClient:
         if session is not None:
             await session.close()
 
-    async def _say(self, method: str, fields: dict[str, str | None], message: Message) -> Outcome:
+    async def _say(self, method: str, fields: dict[str, Any], message: Message) -> Outcome:
         body: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
         # parse=none, link_names=False: what looks like a mention or an address stays text.
         body |= {"text": message.text, "blocks": list(message.blocks), "parse": "none", "link_names": False}

@@ -86,7 +86,9 @@ def judge(response: Any, *, threaded: bool) -> Retry | Refused:
     data = getattr(response, "data", None)
     error = str(data.get("error", "")) if isinstance(data, dict) else ""
     if status == 429 or error in {"ratelimited", "rate_limited"}:
-        return Retry(_retry_after(response.headers.get("Retry-After")), "Slack's rate limit")
+        after_s = _retry_after(response.headers.get("Retry-After"))
+        asks = "" if after_s is None else f": it asks to wait {after_s:g} s"
+        return Retry(after_s, f"Slack's rate limit{asks}")
     if status >= 500 or not re.fullmatch(r"[a-z0-9_]{1,80}", error):
         return Retry(None, f"Slack answered HTTP {status} and nothing that can be used", unclear=True)
     if threaded and error in _GONE:

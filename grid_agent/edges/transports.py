@@ -18,6 +18,8 @@ from grid_agent.core import raystart
 from grid_agent.edges import host_program
 from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget
 
+# Ways open at once. A host that hangs keeps its place for a timeout: with fewer, the others would wait.
+FAN_OUT = 128
 KEPT_AT_ONCE = 8  # connections that are opened side by side when nobody waits for them
 
 
@@ -59,12 +61,18 @@ class Transports:
         self._program = program
         self._control_dir = state.ssh_control(os.getuid()) if state.root.is_dir() else None
         self._known: dict[str, Transport] = {}
+        self._room = asyncio.Semaphore(FAN_OUT)
 
     def __call__(self, node: str) -> Transport:
         """The way from the head."""
         if node not in self._known:
             self._known[node] = self._make(node, self._control_dir)
         return self._known[node]
+
+    async def call(self, node: str, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """The answer of this node's host, asked when there is room; `timeout_s` counts from then on."""
+        async with self._room:
+            return await self(node).call(request, timeout_s)
 
     def seen_from(self, by: str, node: str) -> Transport:
         """The way from the node `by`: with its own keys and known hosts, at the paths of the file."""

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from config import loader, paths
+from grid_agent import repair_plan
+from grid_agent.compose import policy_of
 from grid_agent.core import messages as m
 from grid_agent.core import raystart, startrequest
 from grid_agent.core.model import Belief, NodeBelief, State
-from grid_agent.edges import host_program
+from grid_agent.edges import host_program, hosts
 from grid_agent.edges.hosts import LocalHost, SshHost, with_token
 from grid_agent.edges.transports import Transports, target, versions_here
 from grid_agent.repair_plan import RepairPlan
@@ -179,9 +181,23 @@ def test_a_repair_ends_and_starts_as_the_first_start_did(tmp_path, monkeypatch):
         **first["requests"][1],
         **dict.fromkeys(changing, 0),
     }
-    assert longest_s + 15 <= 90  # with a login, before the agent stops waiting
+    assert longest_s + 15 < repair_plan.longest_s(found) < policy_of(found).repair_timeout_s
     unknown, _ = repair.request(m.RestartWorker("w", "h", 1, "newer"), belief)
     assert unknown["requests"][0]["session_dir"] == "~/r/session_1_2"
+
+
+@pytest.mark.parametrize("command_timeout_s", [20.0, 60.0, 600.0])
+def test_a_host_that_is_slow_to_start_gets_as_long_when_it_is_healed(tmp_path, command_timeout_s):
+    found, state = settings(), paths.StatePaths(tmp_path)
+    slow = found.ssh.model_copy(update={"command_timeout_s": command_timeout_s, "connect_timeout_s": 7.0})
+    found = found.model_copy(update={"ssh": slow})
+    belief = Belief(0.0, 0.0, {"w": NodeBelief("w", "10.0.0.2", "worker", State.DEAD, 0.0)})
+    repair = RepairPlan(found, state, GCS, {"HOME": "/root"}, {})
+    whole, longest_s = repair.request(m.RestartWorker("w", "h", 1, "old"), belief)
+    assert whole["requests"][-1]["requests"][-1]["timeout_s"] == command_timeout_s
+    assert longest_s > command_timeout_s
+    assert repair_plan.longest_s(found) > longest_s + 7.0 + hosts.LOGIN_S
+    assert policy_of(found).repair_timeout_s > repair_plan.longest_s(found)
 
 
 def test_the_way_to_a_node(tmp_path):

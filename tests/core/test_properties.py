@@ -66,7 +66,7 @@ one_event = st.one_of(
         nodes,
         st.integers(1, 6),
         st.booleans(),
-        st.sampled_from((True, True, False)),
+        st.sampled_from((True, True, False, None)),
         st.sampled_from((True, True, False)),
     ),
     st.builds(m.LoopLagged, st.sampled_from((0.0, 0.0, 1500.0))),

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import NodeBelief, Policy
-from grid_agent.edges.gate import Gate
+from grid_agent.core.model import Cause, NodeBelief, Policy
+from grid_agent.edges.gate import Gate, Word
 from tests.core.situations import configured
 
 HEAD: NodeBelief = configured("head")
@@ -41,6 +41,24 @@ class Hand:
         )
 
 
+class Ray:
+    """Plays `Gcs`: keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[m.Order] = []
+
+    async def list_nodes(self) -> m.NodesListed:
+        return m.NodesListed(())
+
+    async def tell_dead(self, order: m.TellRay) -> m.RayTold:
+        self.told.append(order)
+        return m.RayTold(order.node, order.node_id, accepted=True)
+
+    async def drain(self, order: m.DrainNode) -> m.DrainAnswered:
+        self.told.append(order)
+        return m.DrainAnswered(order.node, order.node_id, accepted=True)
+
+
 class World:
     """A gate, its clock, and who is in charge."""
 
@@ -51,6 +69,8 @@ class World:
         self.file = folder / "repairs"
         self.policy = Policy(**policy)  # type: ignore[arg-type]
         self.gate = self.make()
+        self.ray = Ray()
+        self.word = Word(self.ray, lambda: self.gate.not_in_charge())  # noqa: PLW0108 - the gate may change
 
     def make(self) -> Gate:
         return Gate(self.hand, self.policy, lambda: self.other, self.file, lambda: self.now)
@@ -130,6 +150,33 @@ async def test_one_that_a_host_called_stale_never_acts_again(tmp_path: Path) -> 
     ended = await world.ask("gpu2")
     assert (ended.begun, world.gate.deposed is not None) == (False, True)
     assert len(world.hand.asked) == 1
+
+
+DEAD = m.TellRay("gpu1", "a1", Cause.PROCESS_GONE, "gone")
+DRAIN = m.DrainNode("gpu1", "a1", "asked for", None)
+
+
+async def test_ray_is_told_by_the_agent_in_charge(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    assert (await world.word.tell_dead(DEAD)).accepted
+    assert (await world.word.drain(DRAIN)).accepted
+    assert world.ray.told == [DEAD, DRAIN]
+
+
+@pytest.mark.parametrize("how", ["lock", "stale"])
+async def test_an_agent_that_is_not_in_charge_tells_ray_nothing(tmp_path: Path, how: str) -> None:
+    world = World(tmp_path)
+    if how == "lock":
+        world.other = "the lock is another's"
+    else:
+        world.hand.detail = "stale: a newer agent has acted on this node"
+        await world.ask("gpu1")
+    told, drained = await world.word.tell_dead(DEAD), await world.word.drain(DRAIN)
+    assert (told.accepted, drained.accepted) == (False, False)
+    assert how in told.detail
+    assert how in drained.detail
+    assert world.ray.told == []
+    assert await world.word.list_nodes() == m.NodesListed(())
 
 
 @pytest.mark.parametrize("content", ["", "x\n", "nan gpu1\n", "1e400 gpu1\n", "1 \n\n5\n", "\x00"])

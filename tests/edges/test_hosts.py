@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
 from config.paths import StatePaths
@@ -73,6 +75,53 @@ async def test_a_peer_is_not_asked_to_repair_what_a_person_stopped(tmp_path: Pat
     assert ended.detail.startswith("stopped: A person stopped this node")
 
 
+class Dies:
+    """A repair task that ends in this error."""
+
+    def __init__(self, error: Exception) -> None:
+        self._future: Future[Any] = Future()
+        self._future.set_exception(error)
+
+    def remote(self, *args: Any) -> "Dies":
+        return self
+
+    def future(self) -> "Future[Any]":
+        return self._future
+
+
+@pytest.mark.parametrize(
+    ("error", "curable"),
+    [
+        (ray.exceptions.NodeDiedError("gpu2"), None),
+        (ray.exceptions.WorkerCrashedError(), None),
+        (ray.exceptions.ActorDiedError(), None),
+        (ray.exceptions.RayTaskError("carry_out", "No such file", OSError("No such file")), True),
+    ],
+)
+async def test_a_repair_whose_node_dies_has_not_failed_its_end_is_unknown(
+    error: Exception, curable: bool | None
+) -> None:
+    class Placed(Remote):
+        async def _task(self, node_id: str, sick: str) -> Any:
+            return Dies(error)
+
+    remote = Placed(lambda _order: ({"op": "steps", "requests": []}, 1.0), lambda _by, _n: LocalHost(), 2.0)
+    peer = NodeBelief("gpu2", "", "worker", State.ALIVE, 0.0, incarnation=Incarnation("a" * 56))
+    ended = await remote.repair(m.RestartWorker("gpu1", "gpu2", 3, None), peer)
+    assert (ended.attempt, ended.ok, ended.begun, ended.curable) == (3, False, True, curable)
+    assert ended.detail
+
+
+async def test_a_repair_that_cannot_be_planned_has_failed() -> None:
+    def plan(order: m.RestartWorker) -> tuple[dict[str, Any], float]:
+        raise OSError("no such file")
+
+    peer = NodeBelief("gpu2", "", "worker", State.ALIVE, 0.0, incarnation=Incarnation("a" * 56))
+    remote = Remote(plan, lambda _by, _node: LocalHost(), 2.0)
+    ended = await remote.repair(m.RestartWorker("gpu1", "gpu2", 3, None), peer)
+    assert (ended.ok, ended.curable) == (False, True)
+
+
 @pytest.mark.parametrize("ssh", ["", "ssh: {user: me}"])
 def test_a_repair_names_the_file_of_a_stopped_node_where_it_is(ssh: str, tmp_path: Path) -> None:
     nodes = "[{name: h, host: 192.0.2.7, role: head}, {name: w, host: 192.0.2.8}]"
@@ -131,6 +180,25 @@ def test_the_real_client_accepts_every_option(control_dir: str | None) -> None:
     assert done.returncode == 0, done.stderr
     assert "batchmode yes" in done.stdout
     assert "userknownhostsfile /a b/%d" in done.stdout.replace("%%", "%").replace('"', "")
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client here")
+def test_no_other_source_says_which_key_is_a_hosts(tmp_path: Path) -> None:
+    """Whatever the person's or the machine's configuration trusts."""
+    config = tmp_path / "config"
+    config.write_text(
+        "Host *\n  GlobalKnownHostsFile /etc/more\n  KnownHostsCommand /bin/cat /keys\n"
+        "  VerifyHostKeyDNS yes\n  NoHostAuthenticationForLocalhost yes\n  StrictHostKeyChecking no\n"
+    )
+    asked = ["ssh", "-G", "-F", str(config), *ssh_argv(SshTarget(host="127.0.0.1", user="ray"), None)[1:]]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {
+        "globalknownhostsfile /dev/null",
+        "verifyhostkeydns false",
+        "nohostauthenticationforlocalhost no",
+        "stricthostkeychecking true",
+    } <= set(said)
+    assert not any("/keys" in line or "/etc/more" in line for line in said)
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash", "dash", "zsh", "fish", "csh", "tcsh"])
@@ -231,6 +299,26 @@ async def test_a_request_goes_there_and_its_answer_comes_back(ssh: FakeSsh) -> N
     assert set(answer) >= {"raylets", "remains", "host"}
     refused = await host.call({"op": "nothing"}, 5.0)
     assert (refused["error"], refused["detail"]) == ("bad_request", "There is no operation 'nothing'.")
+
+
+@pytest.mark.parametrize("text", ["\u65e5\u672c\u8a9e \U0001f525 ", '"\\" ', "plain text "])
+async def test_logs_in_any_script_come_back_within_what_is_read(
+    ssh: FakeSsh, text: str, tmp_path: Path
+) -> None:
+    node_id = "e" * 56
+    (tmp_path / "logs").mkdir()
+    for number in range(9):
+        lines = f"node {node_id}\n" + f"{text * 60}\n" * 30 + "last words \u706b\n"
+        (tmp_path / "logs" / f"raylet.{number}.out").write_text(lines, encoding="utf-8")
+    host = ssh.says(RUN_IT)
+    host._login_s = 5.0
+    asked = {"op": "look", "gcs_address": "192.0.2.9:1", "node_id": node_id, "bundle": True}
+    answer = await host.call({**asked, "session_dir": str(tmp_path)}, 9.0)
+    assert answer["ok"], answer
+    tails = [file["tail"] for file in answer["bundle"]["files"]]
+    assert len(tails) >= 4
+    assert all(tail.endswith("last words \u706b") and text.strip() in tail for tail in tails)
+    assert len(json.dumps(answer, ensure_ascii=False).encode()) < hosts.STDOUT_LIMIT
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from grid_agent.core import codec
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Phase, State
+from grid_agent.core.model import Belief, Phase, Raylet, State
 from grid_agent.core.step import begin
 from grid_agent.edges import journal as journals
 from grid_agent.edges import journal_rows
@@ -361,6 +362,57 @@ async def test_the_file_stays_within_its_bound(tmp_path: Path) -> None:
     assert rows(path, "SELECT max(id) FROM incident") == [(399,)]
 
 
+async def many_resolved(path: Path, count: int, **changes: object) -> None:
+    """A journal with so many incidents, all over, of which Slack shows all but the third."""
+    story = Story()
+    story.die("gpu1")
+    done = replace(story.belief.incidents[1], phase=Phase.RESOLVED, resolved_at=story.now)
+    async with opened(path, **changes) as journal:
+        await journal.open(story.belief, story.now)
+        incidents = {number: replace(done, id=number) for number in range(1, count + 1)}
+        belief = replace(story.belief, incidents=incidents, next_incident_id=count + 1)
+        await journal.save(belief, belief, (), (), story.now)
+        for number in incidents.keys() - {3}:
+            await journal.record_sent(number, Sent(done.revision, {"ts": str(number)}))
+
+
+async def test_a_message_that_never_got_through_is_remembered_however_old_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    await many_resolved(path, journal_rows.KEEP + 20)
+    async with opened(path) as journal:
+        found = (await journal.open(fresh(), 2000.0)).incidents
+        assert set(found) == {3, *range(21, journal_rows.KEEP + 21)}
+        assert found[3].steps
+        assert journal.sent[3].shown < found[3].revision
+        old = await journal.incident(5)
+        assert old is not None
+        assert (old.id, [s.text for s in old.steps]) == (5, [s.text for s in found[3].steps])
+        assert await journal.incident(9999) is None
+
+
+async def test_what_waits_to_be_told_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.sqlite"
+    await many_resolved(path, 20)
+    monkeypatch.setattr("grid_agent.edges.journal_file.KEEP_INCIDENTS", 5)
+    file = JournalFile(path)
+    file.open()
+    file._writes = 499
+    file.write([])
+    for table, number in (("incident", "id"), ("outbox", "incident_id")):
+        assert file.rows(f"SELECT {number} FROM {table} ORDER BY 1") == [(3,), *((k,) for k in range(16, 21))]
+    assert file.rows("SELECT count(*) FROM step WHERE incident_id = 3") != [(0,)]
+    file.close()
+
+
+async def test_where_nobody_is_told_nothing_waits(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    await many_resolved(path, 5, told=False)
+    assert rows(path, "SELECT count(*) FROM outbox WHERE shown < wanted") == [(0,)]
+    assert rows(path, "SELECT wanted > 0 FROM outbox WHERE incident_id = 3") == [(1,)]
+
+
 def test_a_migration_runs_once_and_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = JournalFile(tmp_path / "journal.sqlite")
     file.open()
@@ -480,7 +532,36 @@ async def test_what_a_host_showed_is_kept_with_its_incident(tmp_path: Path) -> N
         big = {"files": [{"path": "/x", "tail": "y" * 100_000}], "kernel": []}
         for number in range(20):
             await see(m.HostLooked("gpu1", "head", (), bundle={**big, "number": number}))
+        assert (await journal.story(1))["bundles"] == [bundle]  # the first failure's
         assert await journal.story(99) == {"history": [], "bundles": []}
+        await see(m.HeartbeatMissed("gpu2", "gpu2-a", m.Miss.REFUSED))
+        await see(m.HostLooked("gpu2", "head", (), bundle=big))
     sizes = rows(path, "SELECT count(*), max(length(body)) FROM bundle")
-    assert sizes[0][0] == 1
-    assert int(str(sizes[0][1])) < 70_000
+    assert sizes[0][0] == 2
+    assert 60_000 < int(str(sizes[0][1])) < 70_000
+
+
+async def test_what_a_host_showed_before_a_node_came_back_is_no_evidence_of_its_next_failure(
+    tmp_path: Path,
+) -> None:
+    path, story = tmp_path / "journal.sqlite", Story()
+    async with opened(path) as journal:
+        await journal.open(story.belief, story.now)
+
+        async def see(*events: m.Event) -> None:
+            before = story.belief
+            orders = story.see(*events, after=0.1)
+            await journal.save(before, story.belief, events, orders, story.now)
+
+        def shown(tail: str) -> dict[str, Any]:
+            return {"files": [{"path": "/x", "tail": tail}], "kernel": []}
+
+        await see(m.HeartbeatMissed("gpu1", "gpu1-a", m.Miss.REFUSED))
+        lives = (Raylet(7, "gpu1-a"),)
+        await see(m.HostLooked("gpu1", "head", lives, asked_about="gpu1-a", bundle=shown("well")))
+        await see(m.HeartbeatAnswered("gpu1", "gpu1-a", 1.0), m.TaskRan("gpu1", "gpu1-a"))
+        assert story.belief.nodes["gpu1"].state is State.ALIVE
+        await see(m.HeartbeatMissed("gpu1", "gpu1-a", m.Miss.REFUSED))
+        await see(m.HostLooked("gpu1", "head", (), asked_about="gpu1-a", bundle=shown("last words")))
+        (bundle,) = (await journal.story(1))["bundles"]
+        assert bundle["files"] == shown("last words")["files"]

@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from grid_agent.core import messages as m
 from grid_agent.core.model import NodeBelief, State
-from grid_agent.edges import host_program
+from grid_agent.edges import host_program, hosts
 from grid_agent.edges.host_program import greet, handle
 from grid_agent.edges.hosts import LocalHost
 from grid_agent.edges.looks import Looks
-from grid_agent.edges.node_probe import NodeProbe
+from grid_agent.edges.node_probe import GridAgentProbe
 
 HEAD = NodeBelief("head", "127.0.0.1", "head", State.ALIVE, 0.0)
 RAYLET_OUT = """[2026-11-22 23:00:00,000 I 42 42] (raylet) main.cc:1: node_id: {id}
@@ -86,7 +87,7 @@ def test_a_stopped_process_is_silent_although_its_port_accepts() -> None:
 
 def test_a_node_bears_witness_of_another_one() -> None:
     gpu = {"every_s": 0, "timeout_s": 1, "usable_every_s": 0, "kernel_log": "", "sources": {}}
-    node = NodeProbe("/tmp", gpu)
+    node = GridAgentProbe("/tmp", gpu)
     with grpc_server() as port:
         assert node.check_peer("127.0.0.1", port, 1.0) == {"how": None, "detail": ""}
     assert node.check_peer("127.0.0.1", port, 1.0)["how"] == "refused"
@@ -161,6 +162,53 @@ async def test_a_look_brings_how_the_host_is() -> None:
     closed = await looks.look(m.LookAtHost("gpu1", "id1", "head", "127.0.0.1", port, None, 3.0), HEAD)
     assert isinstance(closed, m.HostLooked)
     assert (closed.facts.listening, closed.facts.greets) == (False, False)
+
+
+@pytest.mark.parametrize("error", sorted(hosts.ADVICE))
+async def test_a_failed_look_says_that_a_host_is_down_only_where_nothing_answers(error: str) -> None:
+    class Way:
+        async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+            return hosts.complaint(error)
+
+    event = await Looks(lambda by, node: Way(), "10.99.0.1:1").look(m.LookAtHost("gpu1", "id1", "head"), HEAD)
+    kind = m.HostUnreachable if error in ("no_route", "connect_timeout") else m.LookFailed
+    assert isinstance(event, kind)
+    assert event.detail.startswith(f"{error}: ")
+
+
+class Host:
+    """Plays a host that shows these raylets of gpu1, and logs when it is asked for them."""
+
+    def __init__(self) -> None:
+        self.raylets: list[str] = []
+        self.asked: list[bool] = []
+
+    async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        self.asked.append(request["bundle"])
+        rows = [
+            {"pid": 7, "node_id": i, "start_ticks": 1, "stat": "S", "session_dir": "/s"} for i in self.raylets
+        ]
+        bundle = {"bundle": {"files": [], "kernel": []}} if request["bundle"] else {}
+        return {"ok": True, "raylets": rows, **bundle}
+
+
+async def test_the_logs_of_a_raylet_are_read_until_it_is_gone_then_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = Host()
+    looks = Looks(lambda by, node: host, "10.99.0.1:1")
+    for host.raylets, node_id in (
+        (["id1"], "id1"),  # suspected, and well
+        ([], "id1"),  # it died later
+        ([], "id1"),
+        (["id2"], "id2"),
+        ([], "id2"),
+    ):
+        await looks.look(m.LookAtHost("gpu1", node_id, "head"), HEAD)
+    assert host.asked == [True, True, False, True, True]
+    monkeypatch.setattr("grid_agent.edges.looks.BUNDLE_AGAIN_S", 0.0)
+    await looks.look(m.LookAtHost("gpu1", "id2", "head"), HEAD)
+    assert host.asked[-1]
 
 
 MEMORY = Path("/sys/fs/cgroup/memory")

@@ -113,6 +113,70 @@ async def test_one_message_is_edited_and_every_step_is_a_reply(slack, boxes):
     assert told.stuck == []
 
 
+NEEDS = replace(
+    REPAIRING, phase=Phase.NEEDS_PERSON, steps=(*REPAIRING.steps, Step(AT + 3, "gave up on gpu1"))
+)
+
+
+def called(slack):
+    """The replies that notify the channel."""
+    return [texts([r])[0] for message in slack.messages for r in message["replies"] if r["broadcast"]]
+
+
+async def test_the_channel_is_notified_once_that_a_person_is_needed(slack, boxes):
+    async with boxes() as (outbox, told):
+        for incident in (FIRING, REPAIRING, NEEDS):
+            outbox.put(incident)
+            assert await outbox.drain(5)
+        assert called(slack) == ["gave up on gpu1"]
+        asked = replace(NEEDS, phase=Phase.REPAIRING, steps=(*NEEDS.steps, Step(AT + 4, "asked for")))
+        again = replace(asked, phase=Phase.NEEDS_PERSON, steps=(*asked.steps, Step(AT + 5, "gave up again")))
+        outbox.put(asked)
+        assert await outbox.drain(5)
+        rows = dict(told.rows)
+    async with boxes(restored=rows) as (outbox, _):
+        outbox.put(again)
+        assert await outbox.drain(5)
+    (message,) = slack.messages
+    assert texts(message["replies"]) == [*STORY[:2], "gave up on gpu1", "asked for", "gave up again"]
+    assert called(slack) == ["gave up on gpu1"]
+
+
+@pytest.mark.parametrize("nodes", [1, 3, 4, 400])
+async def test_however_many_nodes_need_a_person_one_reply_says_so(slack, boxes, nodes):
+    names = tuple(f"gpu{number}" for number in range(nodes))
+    async with boxes() as (outbox, _):
+        outbox.put(replace(FIRING, nodes=names))
+        assert await outbox.drain(5)
+        for more in range(3):
+            steps = (*NEEDS.steps, *(Step(AT + 4, f"line {number}") for number in range(more)))
+            outbox.put(replace(NEEDS, nodes=names, steps=steps))
+            assert await outbox.drain(5)
+    (message,) = slack.messages
+    assert called(slack) == ["gave up on gpu1"]
+    assert len(message["replies"]) == (5 if nodes <= 3 else 1)
+
+
+async def test_a_first_message_that_says_so_has_notified_everybody(slack, boxes):
+    async with boxes() as (outbox, _):
+        outbox.put(NEEDS)
+        assert await outbox.drain(5)
+    assert "needs a person" in slack.messages[0]["text"]
+    assert called(slack) == []
+
+
+async def test_what_was_over_before_it_could_be_said_calls_nobody(slack, boxes):
+    over = replace(RESOLVED, steps=(*NEEDS.steps, Step(AT + 4, "it came back")))
+    async with boxes() as (outbox, _):
+        outbox.put(FIRING)
+        assert await outbox.drain(5)
+        for incident in (NEEDS, over):
+            outbox.put(incident)
+        assert await outbox.drain(5)
+    assert called(slack) == []
+    assert "resolved" in slack.messages[0]["text"]
+
+
 async def test_values_put_while_slack_is_busy_are_coalesced(slack, boxes):
     async with boxes() as (outbox, _):
         for incident in (FIRING, REPAIRING, RESOLVED):
@@ -393,10 +457,11 @@ async def test_a_value_put_while_the_last_one_is_being_noted_is_sent(slack, boxe
 
 async def test_a_rate_limit_of_minutes_is_obeyed(slack, boxes):
     slack.rate_limit(1, retry_after_s=40)
-    async with boxes() as (outbox, _):
+    async with boxes() as (outbox, told):
         outbox.put(FIRING)
         assert not await outbox.drain(0.5)
     assert len(slack.requests) == 1
+    assert told.stuck == ["Slack's rate limit: it asks to wait 40 s"]
 
 
 async def test_a_restored_thread_in_a_channel_that_is_gone_moves_to_the_configured_one(slack, boxes):

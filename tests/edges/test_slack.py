@@ -51,7 +51,8 @@ async def test_a_message_is_posted_replied_to_and_edited(slack, client):
 @pytest.mark.parametrize(("header", "after_s"), [(3, 3.0), (90, 90.0), (999_999, 3600.0), (0, 0.1)])
 async def test_a_rate_limit_is_a_retry_after_what_slack_says(slack, client, header, after_s):
     slack.rate_limit(retry_after_s=header)
-    assert await client.post(CHANNEL, HELLO) == Retry(after_s, "Slack's rate limit")
+    reason = f"Slack's rate limit: it asks to wait {after_s:g} s"
+    assert await client.post(CHANNEL, HELLO) == Retry(after_s, reason)
 
 
 @pytest.mark.parametrize("mode", ["drop_before", "drop_after_accept", "http500", "bad_json"])

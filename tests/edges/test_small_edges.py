@@ -8,7 +8,7 @@ import pytest
 from grid_agent.core import messages as m
 from grid_agent.core.model import NodeBelief, Raylet, State
 from grid_agent.edges.looks import Looks
-from grid_agent.edges.node_probe import NodeProbe
+from grid_agent.edges.node_probe import GridAgentProbe
 from grid_agent.edges.people import StoppedByPeople
 
 HEAD = NodeBelief("head", "127.0.0.1", "head", State.ALIVE, 0.0)
@@ -74,7 +74,7 @@ async def test_raylets_that_cannot_be_read_make_a_look_worthless() -> None:
 
 
 def test_a_node_reports_itself() -> None:
-    report = NodeProbe(
+    report = GridAgentProbe(
         "/tmp", {"every_s": 0, "timeout_s": 1, "usable_every_s": 0, "kernel_log": "", "sources": []}
     ).report()
     assert report["gpus"]["state"] == "off"  # tests/gpu has the rest

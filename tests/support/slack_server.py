@@ -57,7 +57,10 @@ class SlackServer:
 
     @property
     def messages(self) -> list[Record]:
-        """First messages: channel, ts, text, blocks, edits (text, blocks, at) and replies."""
+        """First messages: channel, ts, text, blocks, edits (text, blocks, at) and replies.
+
+        A reply with `broadcast` is shown in the channel, too.
+        """
         with self._lock:
             return copy.deepcopy(self._messages)
 
@@ -189,7 +192,7 @@ class SlackServer:
         if "thread_ts" in body:
             if (thread := self._find(self._messages, channel_id, body["thread_ts"])) is None:
                 return _no("thread_not_found")
-            thread["replies"].append(message)
+            thread["replies"].append({**message, "broadcast": bool(body.get("reply_broadcast"))})
         else:
             self._messages.append({**message, "replies": []})
         answer = {
