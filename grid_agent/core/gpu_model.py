@@ -51,14 +51,22 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuEvent:
-    """One error event of a GPU's driver, for NVIDIA an XID. `key` is the same however often it is told."""
+    """The newest error event of one kind on one GPU in one boot, for NVIDIA an XID; `text` as last logged.
 
-    key: str
+    A fault is often a hundred lines. `times` says when each burst of them began, oldest first.
+    """
+
     bus_id: str
     number: int
     at: float
     text: str = ""
     boot_id: str = ""
+    times: tuple[float, ...] = ()
+
+    @property
+    def kind(self) -> tuple[str, str, int]:
+        """What is kept once, however often it comes."""
+        return self.boot_id, self.bus_id, self.number
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +184,9 @@ def sweep_of(raw: Mapping[str, Any]) -> Sweep:
         boot_id=boot_id,
         took_ms=float(raw.get("took_ms", 0.0)),
         gpus=tuple(Gpu(**g) for g in gpus),
-        events=tuple(GpuEvent(**e, boot_id=boot_id) for e in raw.get("events", ())),
+        events=tuple(
+            GpuEvent(**{**e, "times": tuple(e["times"])}, boot_id=boot_id) for e in raw.get("events", ())
+        ),
         holders=tuple(Holder(**h) for h in raw.get("holders", ())),
         kernel_log=str(raw.get("kernel_log", "")),
         hardware=tuple(raw.get("hardware", ())),

@@ -6,17 +6,15 @@ complains of, is a finding; an answer that did not come disproves nothing. Pure.
 `evidence` with each report of a probe; `gpu_incidents` tells people.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from grid_agent.core import xids
+from grid_agent.core import gpu_events
 from grid_agent.core.gpu_model import (
     Finding,
     Found,
     Gpu,
     GpuBelief,
-    GpuEvent,
     Holder,
     Library,
     Reading,
@@ -25,8 +23,6 @@ from grid_agent.core.gpu_model import (
 from grid_agent.core.model import NodeBelief
 from grid_agent.core.xids import Help
 
-REPEAT_S = 86_400.0  # events are counted over a day
-KEEP_EVENTS = 64
 THROTTLED_SWEEPS = 3  # in a row: power and load have short peaks
 UNREADABLE = {
     Reading.FAILED: Finding.FAILED,
@@ -52,7 +48,7 @@ def noted(node: NodeBelief, now: float) -> NodeBelief:
     known = node.gpus
     if sweep.state is not Reading.OK:
         return replace(node, gpus=replace(known, found=_unreadable(known, sweep)))
-    known = _with_events(known, sweep)
+    known = gpu_events.noted(known, sweep, now)
     known = _accept(known, node, sweep)
     swept = f"{node.incarnation.node_id} {sweep.number}"
     fresh = known.swept != swept
@@ -172,7 +168,7 @@ def _findings(known: GpuBelief, node: NodeBelief, sweep: Sweep, now: float) -> I
     yield from _contract(known, node, sweep)
     for gpu in sweep.gpus:
         yield from _health(gpu, known)
-    yield from _told(known, sweep, now)
+    yield from gpu_events.findings(known, sweep, now, lambda bus: _at(known, sweep, bus))
     yield from _orphans(known, sweep)
 
 
@@ -198,6 +194,12 @@ def _health(gpu: Gpu, known: GpuBelief) -> Iterator[Found]:
         yield Found(Finding.THROTTLED, f"throttled {uuid}", text, uuid, "check its power and cooling")
 
 
+def _at(known: GpuBelief, sweep: Sweep, bus: str) -> tuple[str, str]:
+    """How the GPU at this address is named to people, and its UUID ("" where it is not known)."""
+    gpu = next((g for g in (*known.accepted, *sweep.gpus) if g.bus_id == bus), None)
+    return (f"the GPU at {bus or 'an unknown address'}", "") if gpu is None else (short(gpu), gpu.uuid)
+
+
 def _throttled(known: GpuBelief, sweep: Sweep) -> tuple[str, ...]:
     """One entry for each sweep in a row in which a GPU was throttled, at most as many as are needed."""
     rows: list[str] = []
@@ -205,32 +207,6 @@ def _throttled(known: GpuBelief, sweep: Sweep) -> tuple[str, ...]:
         if gpu.throttled:
             rows += [gpu.uuid] * min(THROTTLED_SWEEPS, known.throttled.count(gpu.uuid) + 1)
     return tuple(rows)
-
-
-def _with_events(known: GpuBelief, sweep: Sweep) -> GpuBelief:
-    """The events that are new, known by their key within one boot; what a person dealt with stays out."""
-    have = {(e.boot_id, e.key) for e in known.events}
-    fresh = [e for e in sweep.events if (e.boot_id, e.key) not in have and e.at > known.forgiven_at]
-    return replace(known, events=(*known.events, *fresh)[-KEEP_EVENTS:]) if fresh else known
-
-
-def _told(known: GpuBelief, sweep: Sweep, now: float) -> Iterator[Found]:
-    """Events of the driver: a grave one stands until the host is booted, a minor one counts."""
-    recent = Counter((e.bus_id, e.number) for e in known.events if now - e.at < REPEAT_S)
-    latest: dict[tuple[str, int], GpuEvent] = {(e.bus_id, e.number): e for e in known.events}
-    for (bus, number), event in latest.items():
-        row, times = xids.of(number, event.text), recent[bus, number]
-        repeated = times >= row.repeats
-        if not repeated and (row.minor or event.boot_id != sweep.boot_id):
-            continue
-        gpu = next((g for g in (*known.accepted, *sweep.gpus) if g.bus_id == bus), None)
-        where = short(gpu) if gpu is not None else f"the GPU at {bus or 'an unknown address'}"
-        again = f", {times} times within a day" if times > 1 else ""
-        text = f"XID {number} on {where}: {row.meaning}{again}"
-        key = f"xid {number} {bus}" + (" repeated" if repeated else "")
-        yield Found(
-            Finding.EVENT, key, text, gpu.uuid if gpu is not None else "", row.then if repeated else row.help
-        )
 
 
 def _orphans(known: GpuBelief, sweep: Sweep) -> Iterator[Found]:

@@ -30,6 +30,8 @@ modules[-1].main(modules[:-1])
 """
 TITLE = "grid-agent-gpu-reader"
 DIE_S = 0.5  # a killed process is gone by then, unless it waits in the kernel
+BURST_S = 60.0  # as in `core.gpu_events`, which this file cannot import
+KEEP_TIMES = 32
 FIRST_FACTOR = 3.0  # the first answer takes longer: a driver without persistence mode wakes every GPU
 Sources = Sequence[tuple[str, str]]
 
@@ -143,6 +145,16 @@ class Child:
         self._process, self._rest, self._killed = None, b"", False
 
 
+def merged(known: "dict[str, Any] | None", event: Mapping[str, Any]) -> dict[str, Any]:
+    """The newest event of a kind, with `times`: when each burst of them began (see `core.gpu_events`)."""
+    at, times = event["at"], known["times"] if known else []
+    if all(abs(at - begun) >= BURST_S for begun in times):
+        times = sorted([*times, at])[-KEEP_TIMES:]
+    if known is not None and known["at"] > at:
+        return {**known, "text": known["text"] or event["text"], "times": times}
+    return {**event, "text": event["text"] or (known["text"] if known else ""), "times": times}
+
+
 class Usable:
     """Whether each GPU can be used: one GPU after the other, each in a process of its own, which then ends.
 
@@ -209,21 +221,21 @@ class Watch:
         self._stuck = False
         self._count = 0
         self._last: dict[str, Any] = {"state": "waiting" if every_s else "off", "detail": ""}
-        self._events: list[dict[str, Any]] = []
+        self._events: dict[tuple[str, int], dict[str, Any]] = {}
 
     def look(self, now: float, wait_s: float) -> dict[str, Any]:
         """What is known now: the last answer with `state` ok, waiting, off, failed, hangs or stuck."""
         if self._every_s <= 0:
             return self._last
         if self._stuck and not self._child.gone():
-            return {**self._last, "events": self._events}
+            return {**self._last, "events": list(self._events.values())}
         self._stuck = False
         if self._asked_at is None and now >= self._next_at:
             self._child.ask({"op": "sweep"})
             self._asked_at, self._next_at = now, now + self._every_s
         if self._asked_at is not None:
             self._collect(now, wait_s)
-        return {**self._last, "events": self._events, **self._tried(now)}
+        return {**self._last, "events": list(self._events.values()), **self._tried(now)}
 
     def _tried(self, now: float) -> dict[str, Any]:
         """The GPUs of the last sweep with what their trial has shown."""
@@ -240,8 +252,10 @@ class Watch:
         if answer is not None:
             self._asked_at = None
             self._count += 1
-            # A report may get lost on its way: each event is told again in the next ones, known by its key.
-            self._events = [*self._events, *answer.pop("events")][-32:]
+            # A report may get lost on its way: the events are told again in each of the next ones.
+            for event in answer.pop("events"):
+                kind = (event["bus_id"], event["number"])
+                self._events[kind] = merged(self._events.get(kind), event)
             self._last = {**answer, "state": "ok", "number": self._count}
         elif self._child.died:
             self._asked_at = None

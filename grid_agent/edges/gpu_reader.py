@@ -36,8 +36,8 @@ class KernelLog:
         self._rest = b""
         self.trouble = ""
 
-    def news(self) -> list[tuple[int, float, str]]:
-        """(number, seconds since boot, text) of each record since the last call; at first of all of them."""
+    def news(self) -> list[tuple[float, str]]:
+        """(seconds since boot, text) of each record since the last call; at first of all of them."""
         if not self._path:
             return []
         try:
@@ -63,11 +63,11 @@ class KernelLog:
             self._rest += data
 
     @staticmethod
-    def _record(line: bytes) -> tuple[int, float, str] | None:
+    def _record(line: bytes) -> tuple[float, str] | None:
         head, _, text = line.partition(b";")
         fields = head.split(b",")
         try:
-            return int(fields[1]), int(fields[2]) / 1e6, text.decode("utf-8", "replace")
+            return int(fields[2]) / 1e6, text.decode("utf-8", "replace")
         except (IndexError, ValueError):
             return None  # a continuation line (" SUBSYSTEM=...")
 
@@ -79,9 +79,7 @@ class Reading:
         self._vendors = vendors
         self._readers = [vendor.Reader(modules.get(vendor.VENDOR)) for vendor in vendors]
         self._log = KernelLog(kernel_log)
-        self._count = 0
         self._hardware = hardware()
-        self._begun = f"{time.time_ns():x}"
 
     def sweep(self) -> dict[str, Any]:
         """One answer; the shape is that of `core.gpu_model.Sweep`."""
@@ -90,11 +88,10 @@ class Reading:
         answers = [reader.read() for reader in self._readers]
         found = next((i for i, a in enumerate(answers) if a["library"] != "absent"), 0)
         answer = {**answers[found], "vendor": self._vendors[found].VENDOR}
+        # The clock of the log drifts by minutes in months: what is new in both now is one.
         told = {(event["bus_id"], event["number"]) for event in events}
-        for event in answer.pop("events", ()):
-            if (event["bus_id"], event["number"]) not in told:
-                self._count += 1
-                events.append({**event, "key": f"{self._begun}-{self._count}", "at": time.time()})
+        fresh = (e for e in answer.pop("events", ()) if (e["bus_id"], e["number"]) not in told)
+        events += [{**event, "at": time.time()} for event in fresh]
         holders = answer.pop("holders", ())
         return {
             "gpus": [],
@@ -112,11 +109,11 @@ class Reading:
     def _logged(self) -> list[dict[str, Any]]:
         booted_at = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
         found = []
-        for number, after_s, text in self._log.news():
+        for after_s, text in self._log.news():
             for vendor in self._vendors:
                 event = vendor.event_in(text)
                 if event is not None:
-                    found.append({**event, "key": f"kernel-{number}", "at": booted_at + after_s})
+                    found.append({**event, "at": booted_at + after_s})
         return found
 
 

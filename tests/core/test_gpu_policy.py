@@ -223,7 +223,7 @@ class Anything(Story):
         self.number += 1
         fields: dict[str, Any] = {"library": Library.OK, "boot_id": "b", "gpus": SEEN.get(what, BOTH)}
         fields |= {"library": Library.MISMATCH, "gpus": ()} if what == "mismatch" else {}
-        fields |= {"events": (xid(79, f"k{self.number}"),)} if what == "xid" else {}
+        fields |= {"events": (xid(79, 1000.0 + self.number),)} if what == "xid" else {}
         sweep = Sweep(self.number, Reading.HANGS if what == "hang" else Reading.OK, "words", **fields)
         self.see(
             m.NodeProbed(name, f"{name}-{self.life[name]}", ProbeReport(0.0, sweep.seen, sweep)), after=15
