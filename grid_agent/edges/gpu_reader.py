@@ -22,6 +22,9 @@ from typing import Any
 CHUNK = 8192  # one read of /dev/kmsg gives one record, which is at most this long
 PCI_VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
 ACCELERATORS = ("0x0302", "0x0380", "0x1200")  # PCI classes of 3D and display controllers and accelerators
+VGA = (
+    "0x0300"  # a GeForce; of other vendors it is mostly the display of a server, or built into the processor
+)
 
 
 class KernelLog:
@@ -117,12 +120,14 @@ class Reading:
         return found
 
 
-def hardware() -> list[str]:
+def hardware(devices: str = "/sys/bus/pci/devices") -> list[str]:
     """Whose accelerators are on the PCI bus, by its own list; a GPU that has fallen off is in it for long."""
     found = set()
-    for folder in Path("/sys/bus/pci/devices").glob("*"):
-        if _read(str(folder / "class")).startswith(ACCELERATORS):
-            found.add(PCI_VENDORS.get(_read(str(folder / "vendor")).strip(), ""))
+    for folder in Path(devices).glob("*"):
+        kind = _read(str(folder / "class"))
+        vendor = PCI_VENDORS.get(_read(str(folder / "vendor")).strip(), "")
+        if kind.startswith(ACCELERATORS) or (kind.startswith(VGA) and vendor == "nvidia"):
+            found.add(vendor)
     return sorted(found - {""})
 
 

@@ -94,6 +94,22 @@ def test_every_complaint_of_a_gpu_is_read(probe: Probe, standin: Standin) -> Non
     assert probe.sweep().gpus[0].throttled == ()
 
 
+def test_what_a_gpu_does_not_tell_is_unknown_and_no_error(probe: Probe, standin: Standin) -> None:
+    """A GPU that shares the host's memory (GB10) has no memory of its own to tell of."""
+    standin.set(0, unsupported="memory,temperature,threshold,throttle,ecc,remapped,retired,pci,name")
+    shown = probe.sweep()
+    assert shown.seen == 2
+    bare = shown.gpus[0]
+    assert (bare.uuid, bare.error, bare.memory_mb, bare.bus_id, bare.name) == (UUIDS[0], "", 0, "", "")
+    assert (bare.temperature_c, bare.slowdown_c, bare.ecc_uncorrectable) == (None, None, None)
+    standin.set(0, unsupported="memory")
+    shown = probe.sweep()
+    assert (shown.gpus[0].memory_mb, shown.gpus[0].temperature_c) == (0, 40)
+    assert shown.gpus[0].bus_id == "0000:81:00"
+    standin.set(0, unsupported="uuid")
+    assert probe.sweep().gpus[0].error == "Not Supported"
+
+
 def test_a_lost_gpu_is_remembered_by_name_and_comes_back(probe: Probe, standin: Standin) -> None:
     probe.sweep()
     standin.set(0, state="lost")
@@ -147,17 +163,31 @@ def test_a_kernel_line_and_an_nvml_event_of_one_error_are_one(one: Probe, standi
     shown = one.sweep()
     assert [(e.bus_id, e.number) for e in shown.events] == [("0000:c1:00", 63)]  # from before we looked
     standin.kernel("usb 1-1: new device")
-    standin.kernel("NVRM: Xid (PCI:0000:81:00): 79, pid=1234, GPU has fallen off the bus.")
+    line = "NVRM: Xid (PCI:0000:81:00): 79, pid=1234, GPU has fallen off the bus."
+    standin.kernel(line, at_us=time.monotonic_ns() // 1000)
     standin.event(0, 79)
     standin.event(1, 31)
     shown = one.sweep()
-    told = [(e.bus_id, e.number, e.text) for e in shown.events]
+    told = [(e.bus_id, e.number, e.text, len(e.times)) for e in shown.events]
     assert told[1:] == [
-        ("0000:81:00", 79, "pid=1234, GPU has fallen off the bus."),
-        ("0000:c1:00", 31, "told by NVML"),
+        ("0000:81:00", 79, "pid=1234, GPU has fallen off the bus.", 1),
+        ("0000:c1:00", 31, "", 1),
     ]
-    assert len({e.key for e in shown.events}) == 3
-    assert one.sweep().events == shown.events  # told again, under the same keys
+    assert one.sweep().events == shown.events  # told again
+    standin.event(0, 79)  # told by NVML a sweep later
+    assert one.sweep().events[1].text == "pid=1234, GPU has fallen off the bus."
+    assert len(one.sweep().events[1].times) == 1
+
+
+def test_a_flood_of_lines_drives_nothing_out(one: Probe, standin: Standin) -> None:
+    standin.kernel("NVRM: Xid (PCI:0000:81:00): 79, GPU has fallen off the bus.", at_us=1)
+    for second in range(100):
+        line = f"NVRM: Xid (PCI:0000:81:00): 45, pid=7, Ch {second:08x}"
+        standin.kernel(line, at_us=second * 1_000_000)
+    shown = one.sweep()
+    assert [e.number for e in shown.events] == [79, 45]
+    assert len(shown.events[1].times) == 2  # a hundred seconds of it
+    assert shown.events[1].text == "pid=7, Ch 00000063"
 
 
 def test_a_kernel_log_that_may_not_be_read_is_named_and_nvml_still_tells(
@@ -306,6 +336,25 @@ def test_a_trial_that_cannot_be_ended_is_the_last(standin: Standin) -> None:
     os.kill(stuck, signal.SIGKILL)
     trial.child._kill = os.kill
     trial.child.kill()
+
+
+@pytest.mark.parametrize(
+    ("kind", "vendor", "whose"),
+    [
+        ("0x030000", "0x10de", ["nvidia"]),  # a GeForce
+        ("0x030200", "0x10de", ["nvidia"]),
+        ("0x120000", "0x1002", ["amd"]),
+        ("0x030000", "0x8086", []),  # built into the processor
+        ("0x030000", "0x1a03", []),  # a server's own display
+        ("0x040300", "0x10de", []),  # the sound of a GPU
+    ],
+)
+def test_whose_gpus_the_pci_bus_shows(tmp_path: Path, kind: str, vendor: str, whose: list[str]) -> None:
+    device = tmp_path / "0000:01:00.0"
+    device.mkdir()
+    (device / "class").write_text(kind + "\n")
+    (device / "vendor").write_text(vendor + "\n")
+    assert gpu_reader.hardware(str(tmp_path)) == whose
 
 
 def readers_of(parent: int) -> list[int]:
