@@ -12,7 +12,7 @@ from dataclasses import replace
 from grid_agent.core import evidence, gpu_incidents, guard
 from grid_agent.core import messages as m
 from grid_agent.core.gpu_incidents import action
-from grid_agent.core.gpu_model import Found, GpuBelief
+from grid_agent.core.gpu_model import Found, GpuBelief, Reading
 from grid_agent.core.model import Belief, Cause, GpuAction, NodeBelief, Phase, Policy, Refusal, State, Word
 
 BY = "grid-agent (gpu.policy)"
@@ -54,6 +54,8 @@ def _act(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> tuple[
         belief = evidence.put(belief, _well(node, None)) if known.well_since_at is not None else belief
         return belief, ()
     if set(excluded) < set(known.excluded):  # a GPU is well again: not at once, it may be so for a moment
+        if node.probe.gpus is None or node.probe.gpus.state is not Reading.OK:
+            return belief, ()  # nobody has looked
         if known.well_since_at is None:
             return evidence.put(belief, _well(node, now)), ()
         if now - known.well_since_at < policy.gpu_return_s:

@@ -53,7 +53,8 @@ def details(node: NodeBelief) -> list[str]:
 
 def _gpu(gpu: Gpu) -> str:
     state = gpu.error or (f"{gpu.temperature_c} °C" if gpu.temperature_c is not None else "answers")
-    return f"{gpus.short(gpu)}, {gpu.memory_mb} MiB: {state}"
+    memory = f"{gpu.memory_mb} MiB" if gpu.memory_mb else "memory not told"
+    return f"{gpus.short(gpu)}, {memory}: {state}"
 
 
 def _reading(sweep: Sweep) -> str:

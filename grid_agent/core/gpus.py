@@ -43,9 +43,11 @@ CLOSED = {
 def noted(node: NodeBelief, now: float) -> NodeBelief:
     """Return the node with its newest sweep judged: `gpus.found` says what is wrong."""
     sweep = node.probe.gpus if node.probe is not None else None
-    if sweep is None or node.incarnation is None or sweep.state in (Reading.OFF, Reading.WAITING):
+    if sweep is None or node.incarnation is None or sweep.state is Reading.WAITING:
         return node
     known = node.gpus
+    if sweep.state is Reading.OFF:
+        return replace(node, gpus=_off(known)) if known.found else node
     if sweep.state is not Reading.OK:
         return replace(node, gpus=replace(known, found=_unreadable(known, sweep)))
     known = gpu_events.noted(known, sweep, now)
@@ -83,6 +85,12 @@ def _unreadable(known: GpuBelief, sweep: Sweep) -> tuple[Found, ...]:
     kept = (f for f in known.found if f.what not in UNREADABLE.values())
     cure = Help.REBOOT if what is Finding.STUCK else ""
     return (Found(what, str(what), f"{what}: {sweep.detail}", help=cure), *kept)
+
+
+def _off(known: GpuBelief) -> GpuBelief:
+    """Nobody looks any more: nothing is known to be wrong, but what the node was restarted without."""
+    left = tuple(f for f in known.found if f.what is Finding.DEGRADED)
+    return replace(known, found=left, throttled=(), orphans=())
 
 
 def _wanted(known: GpuBelief, node: NodeBelief) -> int:
@@ -140,8 +148,8 @@ def _contract(known: GpuBelief, node: NodeBelief, sweep: Sweep) -> Iterator[Foun
     if registered is not None and seen < registered:
         text = f"Ray hands out {registered} GPUs, {seen} are seen: registered but not seen"
         yield Found(Finding.NOT_SEEN, "not seen", text)
-    degraded = 0 if expected is None else max(0, expected - len(known.excluded))
-    if known.excluded and registered == degraded:
+    full = len(known.accepted) if expected is None else expected
+    if known.excluded and registered == max(0, full - len(known.excluded)):
         for uuid in known.excluded:
             text = f"{node.name} runs without {uuid} until the contract holds again: degraded"
             yield Found(Finding.DEGRADED, f"degraded {uuid}", text, uuid)

@@ -97,6 +97,32 @@ def test_without_drains_restarts_less_one_and_returns_when_the_contract_holds() 
     assert all(i.phase is Phase.RESOLVED for i in story.incidents)
 
 
+def test_without_is_degraded_and_returns_where_the_file_has_no_number() -> None:
+    story = watched(GpuAction.WITHOUT)
+    story.change("gpu1", expected_gpus=None)
+    story.sweep(SICK, TWO)
+    left_and_came_back(story, registered=1)
+    story.sweep(SICK, TWO)
+    assert story.found == [Finding.DEGRADED, Finding.ECC]
+    story.sweep(*BOTH)
+    assert story.found == [Finding.DEGRADED]
+    story.sweep(*BOTH, after=61)
+    left_and_came_back(story, registered=2)
+    story.sweep(*BOTH)
+    assert story.found == []
+
+
+def test_a_node_whose_gpus_are_not_read_any_more_stays_without_what_it_was_without() -> None:
+    story = watched(GpuAction.WITHOUT)
+    story.sweep(SICK, TWO)
+    left_and_came_back(story, registered=1)
+    story.sweep(SICK, TWO)
+    story.probe(Sweep(0, Reading.OFF))
+    story.pass_time(300, every=5)
+    assert story.found == [Finding.DEGRADED]
+    assert len(planned(story)) == 1
+
+
 def test_a_gpu_that_is_well_for_a_moment_only_stays_out() -> None:
     story = watched(GpuAction.WITHOUT)
     story.sweep(SICK, TWO)

@@ -466,6 +466,17 @@ def test_switched_off_means_unknown_and_no_warning() -> None:
     assert gpus.counts_differ(2, 2, None) is False
 
 
+def test_what_is_no_longer_looked_for_is_no_longer_told() -> None:
+    story = Watched()
+    story.sweep(replace(ONE, error="GPU is lost"), TWO)
+    story.restart()
+    story.probe(Sweep(0, Reading.OFF))
+    assert story.found == []
+    assert story.incident.phase is Phase.RESOLVED
+    assert story.incident.steps[-1].text == "the GPUs of gpu1 are not read any more"
+    assert story.health()["status"] == "pass"
+
+
 def test_a_report_of_another_shape_is_refused() -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
         sweep_of({"state": "ok", "gpus": [{"colour": "red"}]})
