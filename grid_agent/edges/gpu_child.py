@@ -1,13 +1,15 @@
 """A killable child process that reads GPUs, and when it is asked: the part of the probe that stays well.
 
 A driver that hangs takes the child along, never the probe. A child that is not back in time is killed; one
-that does not even die (it waits in the kernel, state D) is left alone, and no second one joins it.
+that does not even die (it waits in the kernel, state D) is left alone, and no second one joins it, not even
+one of a later probe: a reader bears the pid of its probe in its name.
 Called by `node_probe`; shipped by value, standard library only.
 """
 
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -29,6 +31,7 @@ for name, text in json.loads(sys.stdin.buffer.readline()):
 modules[-1].main(modules[:-1])
 """
 TITLE = "grid-agent-gpu-reader"
+NAME = re.compile(r"gpurd-([0-9]+)")  # the reader's name in /proc/PID/stat: 15 bytes at most
 DIE_S = 0.5  # a killed process is gone by then, unless it waits in the kernel
 BURST_S = 60.0  # as in `core.gpu_events`, which this file cannot import
 KEEP_TIMES = 32
@@ -42,7 +45,7 @@ class Child:
     def __init__(
         self, sources: Sources, begin: Mapping[str, Any], kill: Callable[[int, int], None] = os.kill
     ) -> None:
-        self._begin = [list(map(list, sources)), dict(begin)]
+        self._begin: list[Any] = [list(map(list, sources)), {**begin, "owner": os.getpid()}]
         self._kill = kill
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
@@ -59,6 +62,19 @@ class Child:
     def gone_or_asked(self) -> bool:
         """Not one that was killed and has not ended: that one is waited for before there is another."""
         return not self._killed or self.gone()
+
+    def left_behind(self) -> str:
+        """Who of an earlier probe reads here although it was killed; "" for nobody, or while ours runs."""
+        if self._process is not None:
+            return ""
+        until = time.monotonic() + DIE_S  # one whose probe has just ended is about to end
+        while (found := _orphan()) is not None:
+            with contextlib.suppress(OSError):
+                self._kill(found[0], signal.SIGKILL)
+            if time.monotonic() >= until:
+                return f"pid {found[0]}, state {found[1]}"
+            time.sleep(0.02)
+        return ""
 
     def ask(self, request: Mapping[str, Any]) -> None:
         """Send one request, to a new process where there is none."""
@@ -143,6 +159,21 @@ class Child:
                 with contextlib.suppress(OSError):
                     pipe.close()
         self._process, self._rest, self._killed = None, b"", False
+
+
+def _orphan() -> "tuple[int, str] | None":
+    """(pid, state) of a reader of ours whose probe is gone.
+
+    By /proc/PID/stat, which never waits for the process; cmdline may, for one that is stuck.
+    """
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            name, _, rest = (folder / "stat").read_text(errors="replace").partition("(")[2].rpartition(")")
+            state, parent = rest.split()[:2]
+            owner = NAME.fullmatch(name)
+            if owner and owner[1] != parent and state not in "ZX" and folder.stat().st_uid == os.getuid():
+                return int(folder.name), state
+    return None
 
 
 def merged(known: "dict[str, Any] | None", event: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,8 +262,13 @@ class Watch:
             return {**self._last, "events": list(self._events.values())}
         self._stuck = False
         if self._asked_at is None and now >= self._next_at:
-            self._child.ask({"op": "sweep"})
-            self._asked_at, self._next_at = now, now + self._every_s
+            self._next_at = now + self._every_s
+            left = self._child.left_behind()
+            if left:
+                self._fail("stuck", f"the reader of an earlier probe ({left}) does not even end when killed")
+            else:
+                self._child.ask({"op": "sweep"})
+                self._asked_at = now
         if self._asked_at is not None:
             self._collect(now, wait_s)
         return {**self._last, "events": list(self._events.values()), **self._tried(now)}

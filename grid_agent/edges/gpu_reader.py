@@ -206,13 +206,22 @@ def _read(path: str) -> str:
         return ""
 
 
-def main(vendors: list[ModuleType]) -> None:
-    """Answer until standard input ends. The first line: {modules, kernel_log}; then {op, ...} a line."""
+def _belong_to(probe: int) -> None:
+    """Nothing outlives the probe; what the kernel does not let end is known by its name (see `gpu_child`)."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nothing outlives the probe
+        libc = ctypes.CDLL(None)
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        libc.prctl(15, f"gpurd-{probe}".encode())  # PR_SET_NAME
+    if os.getppid() != probe:
+        sys.exit("the probe has ended already")
+
+
+def main(vendors: list[ModuleType]) -> None:
+    """Answer until standard input ends. First {modules, kernel_log, owner}, then {op, ...}, one a line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
     begin = json.loads(sys.stdin.buffer.readline())
+    _belong_to(begin["owner"])
     reading = Reading(vendors, begin["modules"], begin["kernel_log"])
     for line in sys.stdin.buffer:
         request = json.loads(line)

@@ -244,6 +244,41 @@ def test_a_reader_that_cannot_be_killed_is_said_and_never_joined_by_a_second(
     probe.close()
 
 
+LEFT = (
+    "import ctypes,time;ctypes.CDLL(None).prctl(15,b'gpurd-999999');print('named',flush=True);time.sleep(60)"
+)
+
+
+def test_a_reader_that_an_earlier_probe_left_in_the_kernel_is_not_joined(standin: Standin) -> None:
+    left = subprocess.Popen([sys.executable, "-c", LEFT], stdout=subprocess.PIPE)
+    probe = Probe(standin, gpu_nvml.find_module(), kill=lambda pid, number: None)
+    try:
+        assert left.stdout is not None
+        left.stdout.readline()
+        shown = probe.sweep()
+        assert shown.state is Reading.STUCK
+        assert f"pid {left.pid}, state S" in shown.detail
+        assert readers_of(os.getpid()) == []
+        left.kill()  # the kernel lets go of it
+        left.wait()
+        assert probe.sweep().seen == 2
+    finally:
+        left.kill()
+        left.wait()
+        left.stdout.close()
+        probe.close()
+
+
+def test_a_reader_that_an_earlier_probe_left_is_ended(standin: Standin) -> None:
+    with subprocess.Popen([sys.executable, "-c", LEFT], stdout=subprocess.PIPE) as left:
+        assert left.stdout is not None
+        left.stdout.readline()
+        probe = Probe(standin, gpu_nvml.find_module())
+        assert probe.sweep().seen == 2
+        assert left.wait(5) == -signal.SIGKILL
+        probe.close()
+
+
 def test_a_reader_that_crashes_is_said_and_replaced(one: Probe) -> None:
     one.sweep()
     assert one.child.pid is not None
