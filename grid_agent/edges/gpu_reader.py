@@ -88,9 +88,13 @@ class Reading:
         """One answer; the shape is that of `core.gpu_model.Sweep`."""
         begun = time.perf_counter()
         events = self._logged()
-        answers = [reader.read() for reader in self._readers]
-        found = next((i for i, a in enumerate(answers) if a["library"] != "absent"), 0)
-        answer = {**answers[found], "vendor": self._vendors[found].VENDOR}
+        answer: dict[str, Any] = {}
+        for vendor, reader in zip(self._vendors, self._readers):  # noqa: B905  Python 3.9 has no strict=
+            read = reader.read()
+            if not answer or read["library"] != "absent":
+                answer = {**read, "vendor": vendor.VENDOR}
+            if read["library"] != "absent":
+                break
         # The clock of the log drifts by minutes in months: what is new in both now is one.
         told = {(event["bus_id"], event["number"]) for event in events}
         fresh = (e for e in answer.pop("events", ()) if (e["bus_id"], e["number"]) not in told)
