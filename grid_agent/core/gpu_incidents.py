@@ -27,6 +27,7 @@ INVENTORY = frozenset(
 # The key of `gpu.policy` that decides; what is not here is only ever reported.
 KEYS = {
     Finding.MISSING: "inventory",
+    Finding.NOT_SEEN: "inventory",
     Finding.NOT_LOADED: "driver",
     Finding.MISMATCH: "driver",
     Finding.FAILED: "driver",
@@ -34,6 +35,7 @@ KEYS = {
     Finding.STUCK: "hang",
     Finding.EVENT: "xid",
     Finding.ECC: "memory",
+    Finding.REMAP_PENDING: "memory",
     Finding.REMAP_FAILED: "memory",
     Finding.HOT: "thermal",
     Finding.THROTTLED: "thermal",

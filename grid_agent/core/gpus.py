@@ -9,7 +9,7 @@ complains of, is a finding; an answer that did not come disproves nothing. Pure.
 from collections.abc import Iterator
 from dataclasses import replace
 
-from grid_agent.core import gpu_events
+from grid_agent.core import gpu_events, gpu_repeats
 from grid_agent.core.gpu_model import (
     Finding,
     Found,
@@ -49,21 +49,21 @@ def noted(node: NodeBelief, now: float) -> NodeBelief:
     if sweep.state is Reading.OFF:
         return replace(node, gpus=_off(known)) if known.found else node
     if sweep.state is not Reading.OK:
-        return replace(node, gpus=replace(known, found=_unreadable(known, sweep)))
+        return replace(node, gpus=_unreadable(known, sweep, now))
     known = gpu_events.noted(known, sweep, now)
     known = _accept(known, node, sweep)
     swept = f"{node.incarnation.node_id} {sweep.number}"
     fresh = known.swept != swept
     if fresh:  # counted once a sweep, however often it is reported
         known = replace(known, swept=swept, throttled=_throttled(known, sweep))
-    found = tuple(_findings(known, node, sweep, now))
+    known, found = gpu_repeats.noted(known, _findings(known, node, sweep, now), now)
     orphans = tuple(h.pid for h in sweep.holders if h.why) if fresh else known.orphans
     return replace(node, gpus=replace(known, found=found, orphans=orphans))
 
 
 def forgiven(node: NodeBelief, now: float) -> NodeBelief:
     """A person has the node in hand: what was is dealt with, and what it comes back with is accepted."""
-    fresh = replace(node.gpus, accepted=(), accepted_by="", events=(), forgiven_at=now)
+    fresh = replace(node.gpus, accepted=(), accepted_by="", events=(), recurred=(), forgiven_at=now)
     return replace(node, gpus=replace(fresh, excluded=(), drained_id="", drained_at=None, well_since_at=None))
 
 
@@ -79,12 +79,14 @@ def counts_differ(expected: int | None, registered: int | None, seen: int | None
     return seen is not None and seen < max(expected or 0, registered or 0)
 
 
-def _unreadable(known: GpuBelief, sweep: Sweep) -> tuple[Found, ...]:
+def _unreadable(known: GpuBelief, sweep: Sweep, now: float) -> GpuBelief:
     """The GPUs cannot be read: say so, and keep what was known to be wrong."""
     what = UNREADABLE[sweep.state]
     kept = (f for f in known.found if f.what not in UNREADABLE.values())
     cure = Help.REBOOT if what is Finding.STUCK else ""
-    return (Found(what, str(what), f"{what}: {sweep.detail}", help=cure), *kept)
+    fresh = Found(what, str(what), f"{what}: {sweep.detail}", help=cure)
+    known, told = gpu_repeats.noted(known, (fresh,), now)
+    return replace(known, found=(*told, *kept))
 
 
 def _off(known: GpuBelief) -> GpuBelief:

@@ -280,7 +280,12 @@ class Watch:
             return {}
         here = [gpu["uuid"] for gpu in gpus if not gpu["error"]]
         self._usable.look(now, here, self._last["vendor"])
-        return {"gpus": [{**g, "unusable": self._usable.why_not.get(g["uuid"], "")} for g in gpus]}
+        why = self._usable.why_not
+        tried = [why[uuid] for uuid in here if uuid in why]
+        return {
+            "gpus": [{**g, "unusable": why.get(g["uuid"], "")} for g in gpus],
+            "usable": tried.count("") if len(tried) == len(here) else None,
+        }
 
     def _collect(self, now: float, wait_s: float) -> None:
         assert self._asked_at is not None

@@ -415,6 +415,38 @@ def test_the_page_on_gpus_has_the_catalogue_as_it_is() -> None:
     assert xids.markdown() in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("change", "helps"),
+    [
+        ({"ecc_uncorrectable": 3}, [Help.RESET, Help.HARDWARE, Help.HARDWARE]),
+        ({"unusable": "cuInit: CUDA_ERROR_NO_DEVICE"}, [Help.RESET, Help.REBOOT, Help.HARDWARE]),
+    ],
+)
+def test_what_comes_back_within_a_day_asks_for_more(change: dict[str, Any], helps: list[Help]) -> None:
+    story = Watched()
+    for times, help_ in enumerate(helps, start=1):
+        for _ in range(3):  # while it stands it is one
+            story.sweep(replace(ONE, **change), TWO, after=300)
+            (found,) = story.node("gpu1").gpus.found
+            assert found.help == help_
+            assert ("within a day" in found.text) is (times > 1)
+        story.sweep(*BOTH, after=300)
+    story.sweep(*BOTH, after=90_000)
+    story.sweep(replace(ONE, **change), TWO)
+    assert story.node("gpu1").gpus.found[0].help == helps[0]
+
+
+def test_a_driver_that_hangs_again_and_again_asks_for_more() -> None:
+    story = Watched()
+    helps = []
+    for _ in range(3):
+        for after in (700, 15, 15):  # what comes and goes within minutes is one trouble
+            story.probe(Sweep(9, Reading.HANGS, "no answer in 10 s"), after=after)
+            helps.append(story.node("gpu1").gpus.found[0].help)
+            story.sweep(*BOTH)
+    assert helps == [*[""] * 3, *[Help.REBOOT] * 3, *[Help.HARDWARE] * 3]
+
+
 def test_an_orphan_is_told_after_it_was_seen_twice() -> None:
     story = Watched()
     held = Holder(77, "GPU-1", 2048, "python", "ann", 3600.0, 5, "gpu1-z", "its raylet is gone")
@@ -456,6 +488,14 @@ def test_why_tells_each_gpu() -> None:
     assert any("40 °C" in text for text in lines)
     assert "driver 550.54.15, read in 3.2 ms" in lines
     assert any("kernel log cannot be read (no right)" in text for text in lines)
+
+
+def test_usable_is_told_where_it_was_tried() -> None:
+    story = Watched()
+    told = gpu_report.counts(story.node("gpu1"))
+    assert told == {"expected": 2, "registered": 2, "seen": 2}
+    story.sweep(ONE, replace(TWO, unusable="cuInit: CUDA_ERROR_NO_DEVICE"), usable=1)
+    assert gpu_report.counts(story.node("gpu1"))["usable"] == 1
 
 
 def test_switched_off_means_unknown_and_no_warning() -> None:

@@ -71,8 +71,8 @@ def running(built: Standin) -> Iterator[Running]:
 
 
 def test_expected_registered_and_seen_agree(running: Running) -> None:
-    counts = until(lambda: (g := running.node()["gpus"])["seen"] == 2 and g, 20)
-    assert counts == {"expected": 2, "registered": 2, "seen": 2}
+    counts = until(lambda: (g := running.node()["gpus"])["seen"] == 2 and "usable" in g and g, 20)
+    assert counts == {"expected": 2, "registered": 2, "seen": 2, "usable": 2}
     health = running.cluster.health()
     assert health["status"] == "pass", str(health)
     story = running.cluster.cli("why", "w1").stdout

@@ -357,6 +357,20 @@ def test_a_context_is_made_on_each_gpu_in_a_process_of_its_own(standin: Standin)
     assert readers_of(os.getpid()) == []
 
 
+def test_how_many_gpus_can_be_used_is_counted_once_all_were_tried(standin: Standin) -> None:
+    standin.set(1, cuda=46)
+    probe, trial = Probe(standin, gpu_nvml.find_module()), Trial()
+    probe.watch._usable = trial.usable
+    assert probe.sweep().usable is None
+    until = time.monotonic() + 20
+    while (shown := probe.sweep()).usable is None:
+        assert time.monotonic() < until
+    assert shown.usable == 1
+    assert [bool(gpu.unusable) for gpu in shown.gpus] == [False, True]
+    probe.close()
+    trial.child.kill()
+
+
 def test_a_trial_that_cannot_be_ended_is_the_last(standin: Standin) -> None:
     trial = Trial(kill=lambda pid, number: None)
     standin.set(hang="cuda")
