@@ -12,7 +12,7 @@ from grid_agent.core import xids
 from grid_agent.core.gpu_model import Finding, Found, GpuBelief, GpuEvent, Sweep
 
 REPEAT_S = 86_400.0  # events are counted over a day
-BURST_S = 60.0  # as in `gpu_child`: NVML tells up to a sweep later than the kernel log
+BURST_S = 60.0  # as in `gpu_watch`: NVML tells up to a sweep later than the kernel log
 KEEP_TIMES = 32  # more than any row of the table asks for
 KEEP_MINOR = 64  # kinds; grave ones are all kept while their boot lasts
 

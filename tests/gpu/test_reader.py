@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from grid_agent.core.gpu_model import Library, Reading, Sweep, sweep_of
-from grid_agent.edges import gpu_child, gpu_nvml, gpu_reader
+from grid_agent.edges import gpu_child, gpu_nvml, gpu_reader, gpu_watch
 from tests.gpu.standin import UUIDS, Standin
 
 SOURCES = [(m.__name__.rsplit(".", 1)[-1], inspect.getsource(m)) for m in (gpu_nvml, gpu_reader)]
@@ -27,7 +27,7 @@ class Probe:
     ) -> None:
         begin = {"kernel_log": str(standin.kernel_log), "modules": {"nvidia": module}}
         self.child = gpu_child.Child(SOURCES, begin, kill)
-        self.watch = gpu_child.Watch(self.child, 0.001, TIMEOUT_S)
+        self.watch = gpu_watch.Watch(self.child, 0.001, TIMEOUT_S)
 
     def sweep(self, wait_s: float = 20.0) -> Sweep:
         """The next sweep, however it goes."""
@@ -333,7 +333,7 @@ class Trial:
 
     def __init__(self, kill: Callable[[int, int], None] = os.kill) -> None:
         self.child = gpu_child.Child(SOURCES, {"kernel_log": "", "modules": {}}, kill)
-        self.usable = gpu_child.Usable(self.child, 0.001, TIMEOUT_S)
+        self.usable = gpu_watch.Usable(self.child, 0.001, TIMEOUT_S)
 
     def until(self, wanted: dict[str, str], timeout_s: float = 20.0) -> None:
         until = time.monotonic() + timeout_s

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from grid_agent.core.gpu_model import Library, Reading, sweep_of
-from grid_agent.edges import gpu_child, gpu_nvml, gpu_reader, gpu_smi
+from grid_agent.edges import gpu_child, gpu_nvml, gpu_reader, gpu_smi, gpu_watch
 
 RECORDED = Path(__file__).with_name("smi")
 SOURCES = [(m.__name__.rsplit(".", 1)[-1], inspect.getsource(m)) for m in (gpu_nvml, gpu_smi, gpu_reader)]
@@ -77,7 +77,7 @@ class Played:
         monkeypatch.setenv("TMPDIR", str(folder))
         self.play("exit 9")
         self.child = gpu_child.Child(SOURCES, {"kernel_log": "", "modules": {"nvidia": None}})
-        self.watch = gpu_child.Watch(self.child, 0.001, 1.5)
+        self.watch = gpu_watch.Watch(self.child, 0.001, 1.5)
 
     def play(self, script: str) -> None:
         self._program.write_text(f"#!/bin/sh\n{script}\n")
