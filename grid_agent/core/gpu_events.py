@@ -52,12 +52,13 @@ def findings(
 
 
 def _merged(old: GpuEvent | None, new: GpuEvent) -> GpuEvent:
-    """Both as one. NVML tells no text: that of the kernel log stays."""
+    """Both as one. NVML tells no text, so that of the kernel log stays; one that says Fatal stays, too."""
     if old is None:
         return new
     older, newer = sorted((old, new), key=lambda e: e.at)
     times = bursts((*(old.times or (old.at,)), *new.times))
-    return replace(newer, text=newer.text or older.text, times=times)
+    keep = not newer.text or "Fatal" in older.text.split()
+    return replace(newer, text=older.text if keep else newer.text, times=times)
 
 
 def bursts(times: Iterable[float]) -> tuple[float, ...]:

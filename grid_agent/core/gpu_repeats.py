@@ -27,13 +27,19 @@ def noted(known: GpuBelief, found: Iterable[Found], now: float) -> tuple[GpuBeli
     told = []
     for one in found:
         if one.what in LADDERS:
-            begun = tuple(at for at in times.get(one.key, ()) if now - at < REPEAT_S)
-            if not begun or (one.key not in before and now - begun[-1] >= AGAIN_S):
-                begun = (*begun, now)
-            times[one.key] = begun
+            times[one.key] = _begun(times.get(one.key, ()), one.key in before, now)
         told.append(_escalated(one, len(times.get(one.key, ()))))
-    recurred = (Recurrence(key, begun) for key, begun in times.items() if now - begun[-1] < REPEAT_S)
-    return replace(known, recurred=tuple(recurred)), tuple(told)
+    stands = {f.key for f in told}
+    kept = (Recurrence(k, begun) for k, begun in times.items() if k in stands or now - begun[-1] < REPEAT_S)
+    return replace(known, recurred=tuple(kept)), tuple(told)
+
+
+def _begun(times: tuple[float, ...], stood: bool, now: float) -> tuple[float, ...]:
+    """When it began, each time within a day; while it stands nothing is added, however long that is."""
+    if stood and times:
+        return times
+    recent = tuple(at for at in times if now - at < REPEAT_S)
+    return recent if recent and now - recent[-1] < AGAIN_S else (*recent, now)
 
 
 def _escalated(found: Found, times: int) -> Found:

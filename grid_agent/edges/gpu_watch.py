@@ -19,9 +19,11 @@ def merged(known: "dict[str, Any] | None", event: Mapping[str, Any]) -> dict[str
     at, times = event["at"], known["times"] if known else []
     if all(abs(at - begun) >= BURST_S for begun in times):
         times = sorted([*times, at])[-KEEP_TIMES:]
-    if known is not None and known["at"] > at:
-        return {**known, "text": known["text"] or event["text"], "times": times}
-    return {**event, "text": event["text"] or (known["text"] if known else ""), "times": times}
+    if known is None:
+        return {**event, "times": times}
+    older, newer = sorted((known, event), key=lambda e: e["at"])
+    keep = not newer["text"] or "Fatal" in older["text"].split()
+    return {**newer, "text": older["text"] if keep else newer["text"], "times": times}
 
 
 class Usable:

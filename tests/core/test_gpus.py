@@ -389,6 +389,10 @@ def test_an_nvlink_error_is_grave_where_it_says_fatal() -> None:
     assert (xids.of(149, fatal).help, xids.of(149, fatal).minor) == (Help.RESET, False)
     assert xids.of(145, "RLW_RXPIPE Nonfatal XC0 i0 Link 13 (0x0409a0c2 0x00000008)").minor
     assert xids.of(145).minor  # told by NVML alone
+    story = Watched()
+    story.sweep(*BOTH, events=(xid(149, 1010.0, text=fatal),))
+    story.sweep(*BOTH, events=(xid(149, 1200.0, text="NETIR_LINK_EVT Nonfatal XC0 i0 Link 01"),))
+    assert story.found == [Finding.EVENT]
 
 
 def test_what_only_goes_with_other_errors_is_never_a_finding() -> None:
@@ -431,6 +435,10 @@ def test_what_comes_back_within_a_day_asks_for_more(change: dict[str, Any], help
             assert found.help == help_
             assert ("within a day" in found.text) is (times > 1)
         story.sweep(*BOTH, after=300)
+    story.sweep(replace(ONE, **change), TWO, after=300)
+    for _ in range(3):
+        story.sweep(replace(ONE, **change), TWO, after=40_000)
+        assert story.node("gpu1").gpus.found[0].help == helps[-1]  # as long as it stands
     story.sweep(*BOTH, after=90_000)
     story.sweep(replace(ONE, **change), TWO)
     assert story.node("gpu1").gpus.found[0].help == helps[0]

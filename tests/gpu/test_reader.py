@@ -177,6 +177,13 @@ def test_a_kernel_line_and_an_nvml_event_of_one_error_are_one(one: Probe, standi
     assert len(one.sweep().events[1].times) == 1
 
 
+def test_what_is_fatal_stays_fatal(one: Probe, standin: Standin) -> None:
+    for word in ("Nonfatal", "Fatal", "Nonfatal"):
+        standin.kernel(f"NVRM: Xid (PCI:0000:81:00): 149, NETIR_LINK_EVT {word} XC0 i0 Link 01")
+        (event,) = one.sweep().events
+    assert event.text.startswith("NETIR_LINK_EVT Fatal")
+
+
 def test_a_flood_of_lines_drives_nothing_out(one: Probe, standin: Standin) -> None:
     standin.kernel("NVRM: Xid (PCI:0000:81:00): 79, GPU has fallen off the bus.", at_us=1)
     for second in range(100):
