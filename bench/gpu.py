@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from grid_agent.edges import gpu_child, gpu_nvml, gpu_reader
+from grid_agent.edges import gpu_child, gpu_nvml, gpu_reader, gpu_smi
 
 EVERY_S = 15.0
 GOALS = "goals: below 0.1 % of a core per GPU; actor below 1.20 x an empty one"
-SOURCES = [(r.__name__.rsplit(".", 1)[-1], inspect.getsource(r)) for r in (gpu_nvml, gpu_reader)]
+SOURCES = [(r.__name__.rsplit(".", 1)[-1], inspect.getsource(r)) for r in (gpu_nvml, gpu_smi, gpu_reader)]
 
 
 def main() -> None:
@@ -78,9 +78,9 @@ def actors(count: int) -> dict[str, Any]:
     """Memory of the probe actor with its reader, and of an empty actor, made in turn in one Ray."""
     import ray
 
-    from grid_agent.edges import host_program, node_probe
+    from grid_agent.edges import gpu_watch, host_program, node_probe
 
-    for module in (gpu_child, gpu_nvml, host_program, node_probe):
+    for module in (gpu_child, gpu_nvml, gpu_watch, host_program, node_probe):
         ray.cloudpickle.register_pickle_by_value(module)
     ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     gpu = {

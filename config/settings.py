@@ -191,7 +191,7 @@ class GpuPolicy(Frozen):
     """`report`, `hand_over` to a person, `quarantine` the node, or restart it `without` the GPU."""
 
     inventory: GpuAction = "report"
-    """A GPU is missing. Default report."""
+    """A GPU is missing, or registered with Ray and not seen. Default report."""
     driver: Literal["report", "hand_over", "quarantine"] = "report"
     """The driver is not loaded, does not fit its library, or fails. Default report."""
     hang: Literal["report", "hand_over", "quarantine"] = "report"
@@ -199,7 +199,7 @@ class GpuPolicy(Frozen):
     xid: GpuAction = "report"
     """The driver reported a grave error of a GPU (XID), or a minor one again and again. Default report."""
     memory: GpuAction = "report"
-    """Uncorrectable memory errors, or a memory repair that failed. Default report."""
+    """Uncorrectable memory errors, a memory repair that failed or waits for a reset. Default report."""
     unusable: GpuAction = "report"
     """No CUDA context could be made on a GPU (`usable_every_s`). Default report."""
     thermal: GpuAction = "report"

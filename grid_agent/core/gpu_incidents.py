@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from grid_agent.core import evidence
-from grid_agent.core.gpu_model import Finding, Found
+from grid_agent.core.gpu_model import Finding, Found, Reading
 from grid_agent.core.model import Belief, Cause, GpuAction, Incident, NodeBelief, Phase, Policy, Step
 
 INVENTORY = frozenset(
@@ -27,6 +27,7 @@ INVENTORY = frozenset(
 # The key of `gpu.policy` that decides; what is not here is only ever reported.
 KEYS = {
     Finding.MISSING: "inventory",
+    Finding.NOT_SEEN: "inventory",
     Finding.NOT_LOADED: "driver",
     Finding.MISMATCH: "driver",
     Finding.FAILED: "driver",
@@ -34,6 +35,7 @@ KEYS = {
     Finding.STUCK: "hang",
     Finding.EVENT: "xid",
     Finding.ECC: "memory",
+    Finding.REMAP_PENDING: "memory",
     Finding.REMAP_FAILED: "memory",
     Finding.HOT: "thermal",
     Finding.THROTTLED: "thermal",
@@ -135,7 +137,10 @@ def _resolve(belief: Belief, node: NodeBelief, now: float) -> Belief:
     belief = evidence.put(belief, replace(node, gpus=replace(node.gpus, incident_id=None)))
     if incident is None or not incident.open:
         return belief
-    seen = node.probe.gpus.seen if node.probe is not None and node.probe.gpus is not None else None
+    sweep = node.probe.gpus if node.probe is not None else None
+    seen = sweep.seen if sweep is not None else None
     text = f"the GPUs of {node.name} are as they should be" + ("" if seen is None else f": {seen} seen")
+    if sweep is not None and sweep.state is Reading.OFF:
+        text = f"the GPUs of {node.name} are not read any more"
     done = replace(incident, phase=Phase.RESOLVED, resolved_at=now, steps=(*incident.steps, Step(now, text)))
     return replace(belief, incidents={**belief.incidents, done.id: done})

@@ -51,14 +51,22 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuEvent:
-    """One error event of a GPU's driver, for NVIDIA an XID. `key` is the same however often it is told."""
+    """The newest error event of one kind on one GPU in one boot, for NVIDIA an XID; `text` as last logged.
 
-    key: str
+    A fault is often a hundred lines. `times` says when each burst of them began, oldest first.
+    """
+
     bus_id: str
     number: int
     at: float
     text: str = ""
     boot_id: str = ""
+    times: tuple[float, ...] = ()
+
+    @property
+    def kind(self) -> tuple[str, str, int]:
+        """What is kept once, however often it comes."""
+        return self.boot_id, self.bus_id, self.number
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,7 @@ class Sweep:
     boot_id: str = ""
     took_ms: float = 0.0
     gpus: tuple[Gpu, ...] = ()
+    usable: int | None = None  # on how many a CUDA context could be made; None: not tried
     events: tuple[GpuEvent, ...] = ()
     holders: tuple[Holder, ...] = ()
     kernel_log: str = ""  # why it could not be read
@@ -137,6 +146,14 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Recurrence:
+    """When the finding with this key began, each time, oldest first."""
+
+    key: str
+    times: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GpuBelief:
     """What is believed of a node's GPUs, over all its incarnations.
 
@@ -147,6 +164,7 @@ class GpuBelief:
     accepted_by: str = ""  # the node id of that raylet
     changed: tuple[Found, ...] = ()  # how it differs from the inventory before: told once
     events: tuple[GpuEvent, ...] = ()
+    recurred: tuple[Recurrence, ...] = ()
     forgiven_at: float = 0.0  # a person had the node in hand then: earlier events are dealt with
     # One entry a sweep in a row for each GPU throttled; orphans and name of the last sweep. Not stored.
     throttled: tuple[str, ...] = field(default=(), compare=False, metadata={"transient": True})
@@ -176,7 +194,10 @@ def sweep_of(raw: Mapping[str, Any]) -> Sweep:
         boot_id=boot_id,
         took_ms=float(raw.get("took_ms", 0.0)),
         gpus=tuple(Gpu(**g) for g in gpus),
-        events=tuple(GpuEvent(**e, boot_id=boot_id) for e in raw.get("events", ())),
+        usable=None if raw.get("usable") is None else int(raw["usable"]),
+        events=tuple(
+            GpuEvent(**{**e, "times": tuple(e["times"])}, boot_id=boot_id) for e in raw.get("events", ())
+        ),
         holders=tuple(Holder(**h) for h in raw.get("holders", ())),
         kernel_log=str(raw.get("kernel_log", "")),
         hardware=tuple(raw.get("hardware", ())),

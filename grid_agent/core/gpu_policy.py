@@ -12,7 +12,7 @@ from dataclasses import replace
 from grid_agent.core import evidence, gpu_incidents, guard
 from grid_agent.core import messages as m
 from grid_agent.core.gpu_incidents import action
-from grid_agent.core.gpu_model import Found, GpuBelief
+from grid_agent.core.gpu_model import Found, GpuBelief, Reading
 from grid_agent.core.model import Belief, Cause, GpuAction, NodeBelief, Phase, Policy, Refusal, State, Word
 
 BY = "grid-agent (gpu.policy)"
@@ -40,6 +40,13 @@ def draining(node: NodeBelief) -> bool:
     return known is not None and node.gpus.drained_id == known.node_id
 
 
+def sick_in_quarantine(node: NodeBelief) -> bool:
+    """It was put into quarantine, its raylet is still there, and its last sweep was not clean."""
+    ours = node.cordon is not None and node.cordon.by == BY
+    there = bool(node.listed_alive) and node.heartbeat.misses == 0
+    return ours and there and draining(node) and bool(node.gpus.found)
+
+
 def _act(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> tuple[Belief, tuple[m.Order, ...]]:
     if node.state is not State.ALIVE or node.incarnation is None or node.probe is None:
         return belief, ()  # what was found on an earlier incarnation has to be seen on this one
@@ -54,6 +61,8 @@ def _act(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> tuple[
         belief = evidence.put(belief, _well(node, None)) if known.well_since_at is not None else belief
         return belief, ()
     if set(excluded) < set(known.excluded):  # a GPU is well again: not at once, it may be so for a moment
+        if node.probe.gpus is None or node.probe.gpus.state is not Reading.OK:
+            return belief, ()  # nobody has looked
         if known.well_since_at is None:
             return evidence.put(belief, _well(node, now)), ()
         if now - known.well_since_at < policy.gpu_return_s:
@@ -129,7 +138,7 @@ def _quarantine(
     belief = evidence.put(belief, replace(node, cordon=word, gpus=known))
     text = (
         f"{node.name} is in quarantine: Ray gives it no new work and it leaves when it is idle; "
-        f"once it is mended, grid-agent uncordon {node.name} brings it back"
+        f"once it has left and is mended, grid-agent uncordon {node.name} brings it back"
     )
     belief = gpu_incidents.add(belief, node.name, text, now, Phase.NEEDS_PERSON)
     return belief, (m.DrainNode(node.name, node.incarnation.node_id, text, None),)

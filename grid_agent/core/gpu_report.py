@@ -9,12 +9,15 @@ from grid_agent.core.model import NodeBelief
 
 
 def counts(node: NodeBelief) -> dict[str, Any]:
-    """The contract in three numbers; `findings` only where there are some."""
+    """The contract in three numbers; `usable` where it was tried, `findings` where there are some."""
     body: dict[str, Any] = {
         "expected": node.expected_gpus,
         "registered": node.registered_gpus,
         "seen": node.probe.gpus_seen if node.probe else None,
     }
+    sweep = node.probe.gpus if node.probe else None
+    if sweep is not None and sweep.state is Reading.OK and sweep.usable is not None:
+        body["usable"] = sweep.usable
     return {**body, "findings": [f.text for f in node.gpus.found]} if node.gpus.found else body
 
 
@@ -53,7 +56,8 @@ def details(node: NodeBelief) -> list[str]:
 
 def _gpu(gpu: Gpu) -> str:
     state = gpu.error or (f"{gpu.temperature_c} °C" if gpu.temperature_c is not None else "answers")
-    return f"{gpus.short(gpu)}, {gpu.memory_mb} MiB: {state}"
+    memory = f"{gpu.memory_mb} MiB" if gpu.memory_mb else "memory not told"
+    return f"{gpus.short(gpu)}, {memory}: {state}"
 
 
 def _reading(sweep: Sweep) -> str:

@@ -6,17 +6,15 @@ complains of, is a finding; an answer that did not come disproves nothing. Pure.
 `evidence` with each report of a probe; `gpu_incidents` tells people.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from grid_agent.core import xids
+from grid_agent.core import gpu_events, gpu_repeats
 from grid_agent.core.gpu_model import (
     Finding,
     Found,
     Gpu,
     GpuBelief,
-    GpuEvent,
     Holder,
     Library,
     Reading,
@@ -25,8 +23,6 @@ from grid_agent.core.gpu_model import (
 from grid_agent.core.model import NodeBelief
 from grid_agent.core.xids import Help
 
-REPEAT_S = 86_400.0  # events are counted over a day
-KEEP_EVENTS = 64
 THROTTLED_SWEEPS = 3  # in a row: power and load have short peaks
 UNREADABLE = {
     Reading.FAILED: Finding.FAILED,
@@ -47,25 +43,27 @@ CLOSED = {
 def noted(node: NodeBelief, now: float) -> NodeBelief:
     """Return the node with its newest sweep judged: `gpus.found` says what is wrong."""
     sweep = node.probe.gpus if node.probe is not None else None
-    if sweep is None or node.incarnation is None or sweep.state in (Reading.OFF, Reading.WAITING):
+    if sweep is None or node.incarnation is None or sweep.state is Reading.WAITING:
         return node
     known = node.gpus
+    if sweep.state is Reading.OFF:
+        return replace(node, gpus=_off(known)) if known.found else node
     if sweep.state is not Reading.OK:
-        return replace(node, gpus=replace(known, found=_unreadable(known, sweep)))
-    known = _with_events(known, sweep)
+        return replace(node, gpus=_unreadable(known, sweep, now))
+    known = gpu_events.noted(known, sweep, now)
     known = _accept(known, node, sweep)
     swept = f"{node.incarnation.node_id} {sweep.number}"
     fresh = known.swept != swept
     if fresh:  # counted once a sweep, however often it is reported
         known = replace(known, swept=swept, throttled=_throttled(known, sweep))
-    found = tuple(_findings(known, node, sweep, now))
+    known, found = gpu_repeats.noted(known, _findings(known, node, sweep, now), now)
     orphans = tuple(h.pid for h in sweep.holders if h.why) if fresh else known.orphans
     return replace(node, gpus=replace(known, found=found, orphans=orphans))
 
 
 def forgiven(node: NodeBelief, now: float) -> NodeBelief:
     """A person has the node in hand: what was is dealt with, and what it comes back with is accepted."""
-    fresh = replace(node.gpus, accepted=(), accepted_by="", events=(), forgiven_at=now)
+    fresh = replace(node.gpus, accepted=(), accepted_by="", events=(), recurred=(), forgiven_at=now)
     return replace(node, gpus=replace(fresh, excluded=(), drained_id="", drained_at=None, well_since_at=None))
 
 
@@ -81,12 +79,20 @@ def counts_differ(expected: int | None, registered: int | None, seen: int | None
     return seen is not None and seen < max(expected or 0, registered or 0)
 
 
-def _unreadable(known: GpuBelief, sweep: Sweep) -> tuple[Found, ...]:
+def _unreadable(known: GpuBelief, sweep: Sweep, now: float) -> GpuBelief:
     """The GPUs cannot be read: say so, and keep what was known to be wrong."""
     what = UNREADABLE[sweep.state]
     kept = (f for f in known.found if f.what not in UNREADABLE.values())
     cure = Help.REBOOT if what is Finding.STUCK else ""
-    return (Found(what, str(what), f"{what}: {sweep.detail}", help=cure), *kept)
+    fresh = Found(what, str(what), f"{what}: {sweep.detail}", help=cure)
+    known, told = gpu_repeats.noted(known, (fresh,), now)
+    return replace(known, found=(*told, *kept))
+
+
+def _off(known: GpuBelief) -> GpuBelief:
+    """Nobody looks any more: nothing is known to be wrong, but what the node was restarted without."""
+    left = tuple(f for f in known.found if f.what is Finding.DEGRADED)
+    return replace(known, found=left, throttled=(), orphans=())
 
 
 def _wanted(known: GpuBelief, node: NodeBelief) -> int:
@@ -144,8 +150,8 @@ def _contract(known: GpuBelief, node: NodeBelief, sweep: Sweep) -> Iterator[Foun
     if registered is not None and seen < registered:
         text = f"Ray hands out {registered} GPUs, {seen} are seen: registered but not seen"
         yield Found(Finding.NOT_SEEN, "not seen", text)
-    degraded = 0 if expected is None else max(0, expected - len(known.excluded))
-    if known.excluded and registered == degraded:
+    full = len(known.accepted) if expected is None else expected
+    if known.excluded and registered == max(0, full - len(known.excluded)):
         for uuid in known.excluded:
             text = f"{node.name} runs without {uuid} until the contract holds again: degraded"
             yield Found(Finding.DEGRADED, f"degraded {uuid}", text, uuid)
@@ -172,7 +178,7 @@ def _findings(known: GpuBelief, node: NodeBelief, sweep: Sweep, now: float) -> I
     yield from _contract(known, node, sweep)
     for gpu in sweep.gpus:
         yield from _health(gpu, known)
-    yield from _told(known, sweep, now)
+    yield from gpu_events.findings(known, sweep, now, lambda bus: _at(known, sweep, bus))
     yield from _orphans(known, sweep)
 
 
@@ -198,6 +204,12 @@ def _health(gpu: Gpu, known: GpuBelief) -> Iterator[Found]:
         yield Found(Finding.THROTTLED, f"throttled {uuid}", text, uuid, "check its power and cooling")
 
 
+def _at(known: GpuBelief, sweep: Sweep, bus: str) -> tuple[str, str]:
+    """How the GPU at this address is named to people, and its UUID ("" where it is not known)."""
+    gpu = next((g for g in (*known.accepted, *sweep.gpus) if g.bus_id == bus), None)
+    return (f"the GPU at {bus or 'an unknown address'}", "") if gpu is None else (short(gpu), gpu.uuid)
+
+
 def _throttled(known: GpuBelief, sweep: Sweep) -> tuple[str, ...]:
     """One entry for each sweep in a row in which a GPU was throttled, at most as many as are needed."""
     rows: list[str] = []
@@ -205,32 +217,6 @@ def _throttled(known: GpuBelief, sweep: Sweep) -> tuple[str, ...]:
         if gpu.throttled:
             rows += [gpu.uuid] * min(THROTTLED_SWEEPS, known.throttled.count(gpu.uuid) + 1)
     return tuple(rows)
-
-
-def _with_events(known: GpuBelief, sweep: Sweep) -> GpuBelief:
-    """The events that are new, known by their key within one boot; what a person dealt with stays out."""
-    have = {(e.boot_id, e.key) for e in known.events}
-    fresh = [e for e in sweep.events if (e.boot_id, e.key) not in have and e.at > known.forgiven_at]
-    return replace(known, events=(*known.events, *fresh)[-KEEP_EVENTS:]) if fresh else known
-
-
-def _told(known: GpuBelief, sweep: Sweep, now: float) -> Iterator[Found]:
-    """Events of the driver: a grave one stands until the host is booted, a minor one counts."""
-    recent = Counter((e.bus_id, e.number) for e in known.events if now - e.at < REPEAT_S)
-    latest: dict[tuple[str, int], GpuEvent] = {(e.bus_id, e.number): e for e in known.events}
-    for (bus, number), event in latest.items():
-        row, times = xids.of(number, event.text), recent[bus, number]
-        repeated = times >= row.repeats
-        if not repeated and (row.minor or event.boot_id != sweep.boot_id):
-            continue
-        gpu = next((g for g in (*known.accepted, *sweep.gpus) if g.bus_id == bus), None)
-        where = short(gpu) if gpu is not None else f"the GPU at {bus or 'an unknown address'}"
-        again = f", {times} times within a day" if times > 1 else ""
-        text = f"XID {number} on {where}: {row.meaning}{again}"
-        key = f"xid {number} {bus}" + (" repeated" if repeated else "")
-        yield Found(
-            Finding.EVENT, key, text, gpu.uuid if gpu is not None else "", row.then if repeated else row.help
-        )
 
 
 def _orphans(known: GpuBelief, sweep: Sweep) -> Iterator[Found]:

@@ -6,7 +6,7 @@ Pure; called by `step`, and `objection` by the HTTP edge before anything is said
 
 from dataclasses import replace
 
-from grid_agent.core import breaker, evidence, gpus, guard, incidents, lifecycle, planned
+from grid_agent.core import breaker, evidence, gpu_policy, gpus, guard, incidents, lifecycle, planned
 from grid_agent.core import messages as m
 from grid_agent.core.model import Ask, Belief, Heartbeat, NodeBelief, State, Word
 
@@ -18,6 +18,11 @@ def objection(belief: Belief, said: m.PersonSaid) -> str | None:
         case m.Verb.UNCORDON if node is not None and node.cordon is None:
             return f"{node.name} is not cordoned" + (
                 "; a person stopped it with stop.py, and start.py brings it back" if node.stopped else ""
+            )
+        case m.Verb.UNCORDON if node is not None and gpu_policy.sick_in_quarantine(node):
+            return (
+                f"{node.name} is in quarantine, still runs, and {node.gpus.found[0].text}; "
+                "it can come back once its GPUs are well, or its raylet has left"
             )
         case m.Verb.CORDON if node is not None and node.role == "head":
             return f"{node.name} is the head, which is never repaired from inside the cluster: pause instead"

@@ -1,13 +1,15 @@
-"""A killable child process that reads GPUs, and when it is asked: the part of the probe that stays well.
+"""A killable child process that reads GPUs.
 
 A driver that hangs takes the child along, never the probe. A child that is not back in time is killed; one
-that does not even die (it waits in the kernel, state D) is left alone, and no second one joins it.
-Called by `node_probe`; shipped by value, standard library only.
+that does not even die (it waits in the kernel, state D) is left alone, and no second one joins it, not even
+one of a later probe: a reader bears the pid of its probe in its name.
+Called by `gpu_watch`; shipped by value, standard library only.
 """
 
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -29,8 +31,8 @@ for name, text in json.loads(sys.stdin.buffer.readline()):
 modules[-1].main(modules[:-1])
 """
 TITLE = "grid-agent-gpu-reader"
+NAME = re.compile(r"gpurd-([0-9]+)")  # the reader's name in /proc/PID/stat: 15 bytes at most
 DIE_S = 0.5  # a killed process is gone by then, unless it waits in the kernel
-FIRST_FACTOR = 3.0  # the first answer takes longer: a driver without persistence mode wakes every GPU
 Sources = Sequence[tuple[str, str]]
 
 
@@ -40,7 +42,7 @@ class Child:
     def __init__(
         self, sources: Sources, begin: Mapping[str, Any], kill: Callable[[int, int], None] = os.kill
     ) -> None:
-        self._begin = [list(map(list, sources)), dict(begin)]
+        self._begin: list[Any] = [list(map(list, sources)), {**begin, "owner": os.getpid()}]
         self._kill = kill
         self._process: subprocess.Popen[bytes] | None = None
         self._rest = b""
@@ -57,6 +59,19 @@ class Child:
     def gone_or_asked(self) -> bool:
         """Not one that was killed and has not ended: that one is waited for before there is another."""
         return not self._killed or self.gone()
+
+    def left_behind(self) -> str:
+        """Who of an earlier probe reads here although it was killed; "" for nobody, or while ours runs."""
+        if self._process is not None:
+            return ""
+        until = time.monotonic() + DIE_S  # one whose probe has just ended is about to end
+        while (found := _orphan()) is not None:
+            with contextlib.suppress(OSError):
+                self._kill(found[0], signal.SIGKILL)
+            if time.monotonic() >= until:
+                return f"pid {found[0]}, state {found[1]}"
+            time.sleep(0.02)
+        return ""
 
     def ask(self, request: Mapping[str, Any]) -> None:
         """Send one request, to a new process where there is none."""
@@ -143,120 +158,16 @@ class Child:
         self._process, self._rest, self._killed = None, b"", False
 
 
-class Usable:
-    """Whether each GPU can be used: one GPU after the other, each in a process of its own, which then ends.
+def _orphan() -> "tuple[int, str] | None":
+    """(pid, state) of a reader of ours whose probe is gone.
 
-    Args:
-        child: The process; it is made anew for each GPU.
-        every_s: Seconds between two rounds; 0: never.
-        timeout_s: The deadline for one GPU in seconds.
+    By /proc/PID/stat, which never waits for the process; cmdline may, for one that is stuck.
     """
-
-    def __init__(self, child: Child, every_s: float, timeout_s: float) -> None:
-        self._child = child
-        self._every_s = every_s
-        self._timeout_s = timeout_s
-        self._next_at = 0.0
-        self._queue: list[str] = []
-        self._asked: tuple[str, float] | None = None
-        self.why_not: dict[str, str] = {}
-
-    def look(self, now: float, uuids: Sequence[str], vendor: str) -> None:
-        """Go on with the round; `why_not` has what is known, "" for a GPU that can be used."""
-        if self._every_s <= 0 or not self._child.gone_or_asked:
-            return
-        if self._asked is None and not self._queue and now >= self._next_at and uuids:
-            self._queue, self._next_at = list(uuids), now + self._every_s
-            self.why_not = {uuid: why for uuid, why in self.why_not.items() if uuid in uuids}
-        if self._asked is None and self._queue:
-            uuid = self._queue.pop(0)
-            self._child.ask({"op": "usable", "vendor": vendor, "uuid": uuid})
-            self._asked = (uuid, now)
-        if self._asked is not None:
-            self._collect(now, *self._asked)
-
-    def _collect(self, now: float, uuid: str, asked_at: float) -> None:
-        answer = self._child.answer(0.0)
-        if answer is not None:
-            self.why_not[uuid] = str(answer["why_not"])
-        elif self._child.died:
-            self.why_not[uuid] = f"making a CUDA context: {self._child.died}"
-        elif now - asked_at < self._timeout_s:
-            return
-        else:
-            self.why_not[uuid] = f"making a CUDA context takes longer than {self._timeout_s:g} s"
-        self._asked = None
-        self._child.kill()
-
-
-class Watch:
-    """Sweeps at their interval, each with its deadline. `look` is called often and never waits for long.
-
-    Args:
-        child: The reader.
-        every_s: Seconds between two sweeps; 0 switches the reading off.
-        timeout_s: The deadline of one sweep in seconds; the first of a process may take three times that.
-        usable: What tries the GPUs that were seen, if anything does.
-    """
-
-    def __init__(self, child: Child, every_s: float, timeout_s: float, usable: Usable | None = None) -> None:
-        self._usable = usable
-        self._child = child
-        self._every_s = every_s
-        self._timeout_s = timeout_s
-        self._asked_at: float | None = None
-        self._next_at = 0.0
-        self._stuck = False
-        self._count = 0
-        self._last: dict[str, Any] = {"state": "waiting" if every_s else "off", "detail": ""}
-        self._events: list[dict[str, Any]] = []
-
-    def look(self, now: float, wait_s: float) -> dict[str, Any]:
-        """What is known now: the last answer with `state` ok, waiting, off, failed, hangs or stuck."""
-        if self._every_s <= 0:
-            return self._last
-        if self._stuck and not self._child.gone():
-            return {**self._last, "events": self._events}
-        self._stuck = False
-        if self._asked_at is None and now >= self._next_at:
-            self._child.ask({"op": "sweep"})
-            self._asked_at, self._next_at = now, now + self._every_s
-        if self._asked_at is not None:
-            self._collect(now, wait_s)
-        return {**self._last, "events": self._events, **self._tried(now)}
-
-    def _tried(self, now: float) -> dict[str, Any]:
-        """The GPUs of the last sweep with what their trial has shown."""
-        gpus = self._last.get("gpus", ())
-        if self._usable is None or not gpus:
-            return {}
-        here = [gpu["uuid"] for gpu in gpus if not gpu["error"]]
-        self._usable.look(now, here, self._last["vendor"])
-        return {"gpus": [{**g, "unusable": self._usable.why_not.get(g["uuid"], "")} for g in gpus]}
-
-    def _collect(self, now: float, wait_s: float) -> None:
-        assert self._asked_at is not None
-        answer = self._child.answer(wait_s)
-        if answer is not None:
-            self._asked_at = None
-            self._count += 1
-            # A report may get lost on its way: each event is told again in the next ones, known by its key.
-            self._events = [*self._events, *answer.pop("events")][-32:]
-            self._last = {**answer, "state": "ok", "number": self._count}
-        elif self._child.died:
-            self._asked_at = None
-            self._fail("failed", self._child.died)
-        elif now - self._asked_at >= self._timeout_s * (FIRST_FACTOR if self._child.fresh else 1.0):
-            waited_s, self._asked_at = now - self._asked_at, None
-            if self._child.kill():
-                self._fail("hangs", f"no answer in {waited_s:.0f} s; the reader was ended")
-            else:
-                self._stuck = True
-                how = f"state {self._child.stat()}"
-                self._fail(
-                    "stuck", f"the reader (pid {self._child.pid}) does not even end when killed, {how}"
-                )
-
-    def _fail(self, state: str, detail: str) -> None:
-        self._count += 1
-        self._last = {**self._last, "state": state, "detail": detail, "number": self._count}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            name, _, rest = (folder / "stat").read_text(errors="replace").partition("(")[2].rpartition(")")
+            state, parent = rest.split()[:2]
+            owner = NAME.fullmatch(name)
+            if owner and owner[1] != parent and state not in "ZX" and folder.stat().st_uid == os.getuid():
+                return int(folder.name), state
+    return None

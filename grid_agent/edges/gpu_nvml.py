@@ -80,7 +80,7 @@ class Reader:
                 "driver": str(self._nvml.nvmlSystemGetDriverVersion()),
                 "gpus": gpus,
                 "events": self._events(),
-                "holders": [holder for _, handle in self._handles for holder in self._holders(handle)],
+                "holders": [holder for at, handle in self._handles for holder in self._holders(at, handle)],
             }
         except Exception as error:  # noqa: BLE001  whatever the library raises is an answer
             answer = {"library": self._named(error), "detail": f"{type(error).__name__}: {error}"}
@@ -150,40 +150,55 @@ class Reader:
         return names.get(type(error).__name__, "failed")
 
     def _gpu(self, index: int, handle: Any) -> dict[str, Any]:
-        """One GPU. `error` says why it does not answer; what it was is then from memory."""
+        """One GPU. `error` says why it does not answer; what it was is then from memory.
+
+        Only a handle and a UUID does every GPU have. What else one does not tell is unknown, and no error.
+        """
         known = self._known.get(index, {"uuid": "", "name": "", "bus_id": "", "memory_mb": 0})
         if isinstance(handle, Exception):
             return {**known, "index": index, "error": str(handle)}
         nvml = self._nvml
         try:
-            pci = nvml.nvmlDeviceGetPciInfo(handle)
-            known = {
-                "uuid": _text(nvml.nvmlDeviceGetUUID(handle)),
-                "name": _text(nvml.nvmlDeviceGetName(handle)),
-                "bus_id": f"{pci.domain:04x}:{pci.bus:02x}:{pci.device:02x}",
-                "memory_mb": nvml.nvmlDeviceGetMemoryInfo(handle).total // 2**20,
-            }
-            temperature_c = nvml.nvmlDeviceGetTemperature(handle, 0)
+            self._known[index] = {**self._identity(handle), "uuid": _text(nvml.nvmlDeviceGetUUID(handle))}
+            return {**self._known[index], "index": index, "error": "", **self._health(handle)}
         except nvml.NVMLError as error:
             return {**known, "index": index, "error": str(error)}
-        self._known[index] = known
-        mask = self._try(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
-        rows = self._try(nvml.nvmlDeviceGetRemappedRows, handle)
-        retired = self._try(nvml.nvmlDeviceGetRetiredPagesPendingStatus, handle)
+
+    def _identity(self, handle: Any) -> dict[str, Any]:
+        nvml = self._nvml
+        pci = self._ask(nvml.nvmlDeviceGetPciInfo, handle)
+        memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, handle)  # not where it is the host's, as on GB10
         return {
-            **known,
-            "index": index,
-            "error": "",
-            "temperature_c": temperature_c,
-            "slowdown_c": self._try(nvml.nvmlDeviceGetTemperatureThreshold, handle, 1),
+            "name": _text(self._ask(nvml.nvmlDeviceGetName, handle) or ""),
+            "bus_id": f"{pci.domain:04x}:{pci.bus:02x}:{pci.device:02x}" if pci is not None else "",
+            "memory_mb": memory.total // 2**20 if memory is not None else 0,
+        }
+
+    def _health(self, handle: Any) -> dict[str, Any]:
+        nvml = self._nvml
+        mask = self._ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
+        rows = self._ask(nvml.nvmlDeviceGetRemappedRows, handle)
+        retired = self._ask(nvml.nvmlDeviceGetRetiredPagesPendingStatus, handle)
+        return {
+            "temperature_c": self._ask(nvml.nvmlDeviceGetTemperature, handle, 0),
+            "slowdown_c": self._ask(nvml.nvmlDeviceGetTemperatureThreshold, handle, 1),
             "throttled": [name for bit, name in THROTTLES if mask & bit],
-            "ecc_uncorrectable": self._try(nvml.nvmlDeviceGetTotalEccErrors, handle, 1, 0),
+            "ecc_uncorrectable": self._ask(nvml.nvmlDeviceGetTotalEccErrors, handle, 1, 0),
             "remap_pending": bool(rows[2]) if rows else bool(retired),
             "remap_failed": bool(rows[3]) if rows else False,
         }
 
+    def _ask(self, call: Any, *arguments: Any) -> Any:
+        """The answer, or None where this GPU or driver does not have it. Raises where the GPU is lost."""
+        try:
+            return call(*arguments)
+        except self._nvml.NVMLError as error:
+            if type(error).__name__ == "NVMLError_GpuIsLost":
+                raise
+            return None
+
     def _try(self, call: Any, *arguments: Any) -> Any:
-        """The answer, or None where this GPU or this driver does not have it."""
+        """The answer, or None whatever went wrong."""
         try:
             return call(*arguments)
         except self._nvml.NVMLError:
@@ -199,15 +214,15 @@ class Reader:
             handles = [h for _, h in self._handles]
             at = next((i for i, h in enumerate(handles) if _address(h) == _address(event.device)), None)
             bus = "" if at is None else buses[at]
-            found.append({"bus_id": bus, "number": int(event.eventData), "text": "told by NVML"})
+            found.append({"bus_id": bus, "number": int(event.eventData), "text": ""})
         return found
 
-    def _holders(self, handle: Any) -> list[dict[str, Any]]:
+    def _holders(self, index: int, handle: Any) -> list[dict[str, Any]]:
         """Who holds memory of this GPU: [{pid, uuid, memory_mb}]; the pids are the host's."""
         if isinstance(handle, Exception):
             return []
         rows = self._try(self._nvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
-        uuid = _text(self._nvml.nvmlDeviceGetUUID(handle)) if rows else ""
+        uuid = self._known[index]["uuid"] if rows else ""
         return [{"pid": r.pid, "uuid": uuid, "memory_mb": (r.usedGpuMemory or 0) // 2**20} for r in rows]
 
 

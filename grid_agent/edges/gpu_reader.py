@@ -22,6 +22,9 @@ from typing import Any
 CHUNK = 8192  # one read of /dev/kmsg gives one record, which is at most this long
 PCI_VENDORS = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
 ACCELERATORS = ("0x0302", "0x0380", "0x1200")  # PCI classes of 3D and display controllers and accelerators
+VGA = (
+    "0x0300"  # a GeForce; of other vendors it is mostly the display of a server, or built into the processor
+)
 
 
 class KernelLog:
@@ -36,8 +39,8 @@ class KernelLog:
         self._rest = b""
         self.trouble = ""
 
-    def news(self) -> list[tuple[int, float, str]]:
-        """(number, seconds since boot, text) of each record since the last call; at first of all of them."""
+    def news(self) -> list[tuple[float, str]]:
+        """(seconds since boot, text) of each record since the last call; at first of all of them."""
         if not self._path:
             return []
         try:
@@ -63,11 +66,11 @@ class KernelLog:
             self._rest += data
 
     @staticmethod
-    def _record(line: bytes) -> tuple[int, float, str] | None:
+    def _record(line: bytes) -> tuple[float, str] | None:
         head, _, text = line.partition(b";")
         fields = head.split(b",")
         try:
-            return int(fields[1]), int(fields[2]) / 1e6, text.decode("utf-8", "replace")
+            return int(fields[2]) / 1e6, text.decode("utf-8", "replace")
         except (IndexError, ValueError):
             return None  # a continuation line (" SUBSYSTEM=...")
 
@@ -79,22 +82,23 @@ class Reading:
         self._vendors = vendors
         self._readers = [vendor.Reader(modules.get(vendor.VENDOR)) for vendor in vendors]
         self._log = KernelLog(kernel_log)
-        self._count = 0
         self._hardware = hardware()
-        self._begun = f"{time.time_ns():x}"
 
     def sweep(self) -> dict[str, Any]:
         """One answer; the shape is that of `core.gpu_model.Sweep`."""
         begun = time.perf_counter()
         events = self._logged()
-        answers = [reader.read() for reader in self._readers]
-        found = next((i for i, a in enumerate(answers) if a["library"] != "absent"), 0)
-        answer = {**answers[found], "vendor": self._vendors[found].VENDOR}
+        answer: dict[str, Any] = {}
+        for vendor, reader in zip(self._vendors, self._readers):  # noqa: B905  Python 3.9 has no strict=
+            read = reader.read()
+            if not answer or read["library"] != "absent":
+                answer = {**read, "vendor": vendor.VENDOR}
+            if read["library"] != "absent":
+                break
+        # The clock of the log drifts by minutes in months: what is new in both now is one.
         told = {(event["bus_id"], event["number"]) for event in events}
-        for event in answer.pop("events", ()):
-            if (event["bus_id"], event["number"]) not in told:
-                self._count += 1
-                events.append({**event, "key": f"{self._begun}-{self._count}", "at": time.time()})
+        fresh = (e for e in answer.pop("events", ()) if (e["bus_id"], e["number"]) not in told)
+        events += [{**event, "at": time.time()} for event in fresh]
         holders = answer.pop("holders", ())
         return {
             "gpus": [],
@@ -112,20 +116,22 @@ class Reading:
     def _logged(self) -> list[dict[str, Any]]:
         booted_at = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
         found = []
-        for number, after_s, text in self._log.news():
+        for after_s, text in self._log.news():
             for vendor in self._vendors:
                 event = vendor.event_in(text)
                 if event is not None:
-                    found.append({**event, "key": f"kernel-{number}", "at": booted_at + after_s})
+                    found.append({**event, "at": booted_at + after_s})
         return found
 
 
-def hardware() -> list[str]:
+def hardware(devices: str = "/sys/bus/pci/devices") -> list[str]:
     """Whose accelerators are on the PCI bus, by its own list; a GPU that has fallen off is in it for long."""
     found = set()
-    for folder in Path("/sys/bus/pci/devices").glob("*"):
-        if _read(str(folder / "class")).startswith(ACCELERATORS):
-            found.add(PCI_VENDORS.get(_read(str(folder / "vendor")).strip(), ""))
+    for folder in Path(devices).glob("*"):
+        kind = _read(str(folder / "class"))
+        vendor = PCI_VENDORS.get(_read(str(folder / "vendor")).strip(), "")
+        if kind.startswith(ACCELERATORS) or (kind.startswith(VGA) and vendor == "nvidia"):
+            found.add(vendor)
     return sorted(found - {""})
 
 
@@ -204,13 +210,22 @@ def _read(path: str) -> str:
         return ""
 
 
-def main(vendors: list[ModuleType]) -> None:
-    """Answer until standard input ends. The first line: {modules, kernel_log}; then {op, ...} a line."""
+def _belong_to(probe: int) -> None:
+    """Nothing outlives the probe; what the kernel does not let end is known by its name (see `gpu_child`)."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nothing outlives the probe
+        libc = ctypes.CDLL(None)
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        libc.prctl(15, f"gpurd-{probe}".encode())  # PR_SET_NAME
+    if os.getppid() != probe:
+        sys.exit("the probe has ended already")
+
+
+def main(vendors: list[ModuleType]) -> None:
+    """Answer until standard input ends. First {modules, kernel_log, owner}, then {op, ...}, one a line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
     begin = json.loads(sys.stdin.buffer.readline())
+    _belong_to(begin["owner"])
     reading = Reading(vendors, begin["modules"], begin["kernel_log"])
     for line in sys.stdin.buffer:
         request = json.loads(line)

@@ -2,7 +2,8 @@
 
 Asked to, it bears witness: it checks the raylet of another node, which the head alone hears nothing of.
 It reports what the node sees of itself. It never changes anything. GPUs are read by a child process
-(`gpu_child`), so that a hanging driver costs a process, not the answer. Created by `remote`.
+(`gpu_child`, asked by `gpu_watch`), so that a hanging driver costs a process, not the answer. Created by
+`remote`.
 """
 
 import os
@@ -11,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from grid_agent.edges import gpu_child, gpu_nvml, host_program
+from grid_agent.edges import gpu_child, gpu_nvml, gpu_watch, host_program
 
 GPU_WAIT_S = 0.5  # a sweep takes milliseconds; one that takes longer is in a later report
 
@@ -29,8 +30,8 @@ class GridAgentProbe:
         begin = {"kernel_log": gpu["kernel_log"], "modules": {gpu_nvml.VENDOR: gpu_nvml.find_module()}}
         child = gpu_child.Child(gpu["sources"], begin)
         trial = gpu_child.Child(gpu["sources"], {"kernel_log": "", "modules": {}})
-        usable = gpu_child.Usable(trial, gpu["usable_every_s"], gpu["timeout_s"])
-        self._gpus = gpu_child.Watch(child, gpu["every_s"], gpu["timeout_s"], usable)
+        usable = gpu_watch.Usable(trial, gpu["usable_every_s"], gpu["timeout_s"])
+        self._gpus = gpu_watch.Watch(child, gpu["every_s"], gpu["timeout_s"], usable)
 
     def report(self) -> dict[str, Any]:
         """One report: GPUs, load, memory, free disk (MB), pressure (avg10, percent)."""

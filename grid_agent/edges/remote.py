@@ -20,10 +20,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from grid_agent.core import messages as m
 from grid_agent.core.gpu_model import sweep_of
 from grid_agent.core.model import Miss, NodeBelief, ProbeReport
-from grid_agent.edges import gpu_child, gpu_nvml, gpu_reader, host_program, hosts, node_probe
+from grid_agent.edges import (
+    gpu_child,
+    gpu_nvml,
+    gpu_reader,
+    gpu_smi,
+    gpu_watch,
+    host_program,
+    hosts,
+    node_probe,
+)
 from grid_agent.edges.transports import Transport
 
-for _module in (gpu_child, gpu_nvml, host_program, hosts, node_probe, sys.modules[__name__]):
+for _module in (gpu_child, gpu_nvml, gpu_watch, host_program, hosts, node_probe, sys.modules[__name__]):
     ray.cloudpickle.register_pickle_by_value(_module)
 
 log = logging.getLogger("grid_agent.remote")
@@ -215,7 +224,7 @@ class Probes:
     def __init__(self, temp_dir: str, gpu: Callable[[str], Mapping[str, Any]]) -> None:
         self._temp_dir = temp_dir
         self._gpu = gpu
-        readers = (gpu_nvml, gpu_reader)  # the vendors, and last what runs them
+        readers = (gpu_nvml, gpu_smi, gpu_reader)  # the vendors, and last what runs them
         self._sources = [
             (module.__name__.rsplit(".", 1)[-1], inspect.getsource(module)) for module in readers
         ]

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.settings import Node
-from grid_agent.core import codec, gpu_policy, report
+from grid_agent.core import codec, gpu_policy, people, report
 from grid_agent.core import messages as m
-from grid_agent.core.gpu_model import Finding, GpuBelief, Library, Reading, Sweep
+from grid_agent.core.gpu_model import Finding, Gpu, GpuBelief, Library, Reading, Sweep
 from grid_agent.core.model import Cause, GpuAction, Phase, Policy, ProbeReport, State
 from grid_agent.repair_plan import without
 from tests.core.situations import Story, answered, refused, row, task_ran
@@ -75,6 +75,45 @@ def test_a_quarantine_drains_and_cordons_until_a_person_says_so() -> None:
     assert all(i.phase is Phase.RESOLVED for i in story.incidents)
 
 
+def test_a_sick_node_that_has_not_left_its_quarantine_stays_there() -> None:
+    story = watched(GpuAction.QUARANTINE)
+    story.sweep(SICK, TWO)
+    back = m.PersonSaid(m.Verb.UNCORDON, "ann", "mended", node="gpu1")
+    no = people.objection(story.belief, back)
+    assert no is not None
+    assert "still runs, and GPU 0 (NVIDIA-Test, 0000:81:00, GPU-1): 3 uncorrectable" in no
+    story.see(back, after=5)
+    assert story.state("gpu1") is State.CORDONED
+    story.sweep(*BOTH)
+    assert people.objection(story.belief, back) is None
+
+
+def test_a_person_s_own_cordon_of_a_sick_node_is_theirs_to_end() -> None:
+    story = watched(GpuAction.REPORT)
+    story.sweep(SICK, TWO)
+    story.see(m.PersonSaid(m.Verb.CORDON, "ann", "looking", node="gpu1"), after=5)
+    back = m.PersonSaid(m.Verb.UNCORDON, "ann", "looked", node="gpu1")
+    assert people.objection(story.belief, back) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "sick"),
+    [
+        ("memory", (replace(ONE, remap_pending=True), TWO)),
+        ("inventory", (ONE,)),
+    ],
+)
+def test_what_waits_for_a_reset_and_what_is_not_seen_have_a_policy(key: str, sick: tuple[Gpu, ...]) -> None:
+    story = Watched(expected=None)
+    story.policy = Policy(gpu={key: GpuAction.QUARANTINE})
+    story.change("gpu1", gpus=GpuBelief())  # its inventory is not known: nothing is missing from it
+    story.sweep(*sick)
+    assert story.found == [Finding.REMAP_PENDING if key == "memory" else Finding.NOT_SEEN]
+    assert story.state("gpu1") is State.ALIVE
+    story.pass_time(5, every=5)
+    assert story.state("gpu1") is State.CORDONED
+
+
 def test_without_drains_restarts_less_one_and_returns_when_the_contract_holds() -> None:
     story = watched(GpuAction.WITHOUT)
     story.sweep(SICK, TWO)
@@ -95,6 +134,32 @@ def test_without_drains_restarts_less_one_and_returns_when_the_contract_holds() 
     story.sweep(*BOTH)
     assert story.found == []
     assert all(i.phase is Phase.RESOLVED for i in story.incidents)
+
+
+def test_without_is_degraded_and_returns_where_the_file_has_no_number() -> None:
+    story = watched(GpuAction.WITHOUT)
+    story.change("gpu1", expected_gpus=None)
+    story.sweep(SICK, TWO)
+    left_and_came_back(story, registered=1)
+    story.sweep(SICK, TWO)
+    assert story.found == [Finding.DEGRADED, Finding.ECC]
+    story.sweep(*BOTH)
+    assert story.found == [Finding.DEGRADED]
+    story.sweep(*BOTH, after=61)
+    left_and_came_back(story, registered=2)
+    story.sweep(*BOTH)
+    assert story.found == []
+
+
+def test_a_node_whose_gpus_are_not_read_any_more_stays_without_what_it_was_without() -> None:
+    story = watched(GpuAction.WITHOUT)
+    story.sweep(SICK, TWO)
+    left_and_came_back(story, registered=1)
+    story.sweep(SICK, TWO)
+    story.probe(Sweep(0, Reading.OFF))
+    story.pass_time(300, every=5)
+    assert story.found == [Finding.DEGRADED]
+    assert len(planned(story)) == 1
 
 
 def test_a_gpu_that_is_well_for_a_moment_only_stays_out() -> None:
@@ -223,7 +288,7 @@ class Anything(Story):
         self.number += 1
         fields: dict[str, Any] = {"library": Library.OK, "boot_id": "b", "gpus": SEEN.get(what, BOTH)}
         fields |= {"library": Library.MISMATCH, "gpus": ()} if what == "mismatch" else {}
-        fields |= {"events": (xid(79, f"k{self.number}"),)} if what == "xid" else {}
+        fields |= {"events": (xid(79, 1000.0 + self.number),)} if what == "xid" else {}
         sweep = Sweep(self.number, Reading.HANGS if what == "hang" else Reading.OK, "words", **fields)
         self.see(
             m.NodeProbed(name, f"{name}-{self.life[name]}", ProbeReport(0.0, sweep.seen, sweep)), after=15

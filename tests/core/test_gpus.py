@@ -1,13 +1,17 @@
 """From sweeps to findings to the incident: what a node should have, has, and can still use."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from grid_agent.core import gpu_report, gpus, report, xids
 from grid_agent.core import messages as m
+from grid_agent.core.gpu_events import BURST_S, KEEP_MINOR, bursts
 from grid_agent.core.gpu_model import (
     Finding,
     Gpu,
@@ -74,10 +78,8 @@ class Watched(Story):
         return report.health(self.belief, self.now, self.policy)
 
 
-def xid(
-    number: int, key: str = "k1", bus: str = "0000:81:00", at: float = 1010.0, text: str = ""
-) -> GpuEvent:
-    return GpuEvent(key, bus, number, at, text, "boot1")
+def xid(number: int, at: float = 1010.0, bus: str = "0000:81:00", text: str = "") -> GpuEvent:
+    return GpuEvent(bus, number, at, text, "boot1", (at,))
 
 
 def test_a_contract_that_holds_is_silent() -> None:
@@ -295,22 +297,62 @@ def test_what_a_person_dealt_with_is_not_told_again() -> None:
 
 def test_a_minor_xid_counts_and_repetition_escalates() -> None:
     story = Watched()
-    for number in range(1, 5):
-        story.sweep(*BOTH, events=(xid(31, f"k{number}", at=story.now),))
+    for _ in range(4):
+        story.sweep(*BOTH, events=(xid(31, story.now),), after=70)
         assert story.found == []
-    story.sweep(*BOTH, events=(xid(31, "k5", at=story.now),))
+    story.sweep(*BOTH, events=(xid(31, story.now),), after=70)
     (found,) = story.node("gpu1").gpus.found
-    assert found.help == Help.RESET
+    assert found.help == Help.HARDWARE
     assert "5 times within a day" in found.text
     story.sweep(*BOTH, after=90_000)
     assert story.found == []
 
 
+def test_what_comes_within_a_minute_counts_once() -> None:
+    story = Watched()
+    for after_s in (0.0, 0.5, 14.0, 59.0):  # lines of the kernel log, and NVML in a later sweep
+        story.sweep(*BOTH, events=(xid(109, 1000.0 + after_s),))
+    (found,) = story.node("gpu1").gpus.found
+    assert (found.help, "times" in found.text) == (Help.RESET, False)
+    story.sweep(*BOTH, events=(xid(13, 1000.0), xid(13, 1010.0), xid(13, 1020.0)))
+    assert len(story.found) == 1
+
+
+def test_a_grave_xid_is_not_driven_out_by_a_flood() -> None:
+    story = Watched()
+    flood = [xid(1000 + n, 1020.0 + n) for n in range(80)]
+    story.sweep(*BOTH, events=(xid(79), *[xid(45, 1011.0 + n) for n in range(40)], *flood))
+    assert story.found == [Finding.EVENT]
+    assert len(story.node("gpu1").gpus.events) == 1 + KEEP_MINOR
+    assert story.node("gpu1").gpus.events[-1].number == 1079  # the newest of the others
+
+
+def test_events_that_count_no_more_are_forgotten() -> None:
+    story = Watched()
+    story.sweep(*BOTH, events=(xid(79), xid(31)))
+    story.sweep(*BOTH, after=90_000)
+    assert [e.number for e in story.node("gpu1").gpus.events] == [79]  # it stands until the host is booted
+    story.sweep(*BOTH, boot_id="boot2")
+    assert story.node("gpu1").gpus.events == ()
+
+
+@given(
+    st.lists(st.floats(1000, 3000), min_size=1, max_size=60),
+    st.integers(0, 60),
+)
+def test_bursts_are_the_same_however_they_are_told(times: list[float], cut: int) -> None:
+    """Told again, all of them or the later ones only, nothing is counted twice."""
+    begun = bursts(times)
+    assert bursts((*begun, *sorted(times)[cut:])) == begun
+    assert all(b - a >= BURST_S for a, b in pairwise(begun))
+    assert begun == bursts(reversed(times))
+
+
 def test_a_grave_xid_that_repeats_asks_for_hardware() -> None:
     story = Watched()
-    story.sweep(*BOTH, events=(xid(95, "k1"),))
+    story.sweep(*BOTH, events=(xid(95),))
     assert story.node("gpu1").gpus.found[0].help == Help.RESET
-    story.sweep(*BOTH, events=(xid(95, "k1"), xid(95, "k2")))
+    story.sweep(*BOTH, events=(xid(95), xid(95, 1100.0)))
     assert story.node("gpu1").gpus.found[0].help == Help.HARDWARE
     assert any("hardware checked" in s.text for s in story.incident.steps)
 
@@ -320,6 +362,8 @@ def test_a_grave_xid_that_repeats_asks_for_hardware() -> None:
     [
         ("GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)", Help.RESET),
         ("GPU recovery action changed from 0x0 (None) to 0x2 (Node Reboot Required)", Help.REBOOT),
+        ("GPU recovery action changed from 0x0 (None) to 0x1 (PF FLR)", Help.RESET),
+        ("GPU recovery action changed from 0x0 (None) to 0x4 (Drain and Reset)", Help.RESET),
         ("GPU recovery action changed from 0x2 (Node Reboot Required) to 0x0 (None)", Help.NOTHING),
     ],
 )
@@ -328,19 +372,87 @@ def test_xid_154_says_itself_what_is_wanted(text: str, helps: Help) -> None:
     assert (row_.help, row_.minor) == (helps, helps is Help.NOTHING)
 
 
+def test_xid_154_is_over_when_the_driver_wants_nothing_more() -> None:
+    story = Watched()
+    wants = "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)"
+    nothing = "GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)"
+    story.sweep(*BOTH, events=(xid(154, 1010.0, text=wants),))
+    assert story.node("gpu1").gpus.found[0].help == Help.RESET
+    story.sweep(*BOTH, events=(xid(154, 1020.0),))  # as NVML tells it, which knows no more
+    assert story.node("gpu1").gpus.found[0].help == Help.RESET
+    story.sweep(*BOTH, events=(xid(154, 1200.0, text=nothing),))
+    assert story.found == []
+
+
+def test_an_nvlink_error_is_grave_where_it_says_fatal() -> None:
+    fatal = "NETIR_LINK_EVT Fatal XC0 i0 Link 00 (0x025001c6 0x00000000)"
+    assert (xids.of(149, fatal).help, xids.of(149, fatal).minor) == (Help.RESET, False)
+    assert xids.of(145, "RLW_RXPIPE Nonfatal XC0 i0 Link 13 (0x0409a0c2 0x00000008)").minor
+    assert xids.of(145).minor  # told by NVML alone
+    story = Watched()
+    story.sweep(*BOTH, events=(xid(149, 1010.0, text=fatal),))
+    story.sweep(*BOTH, events=(xid(149, 1200.0, text="NETIR_LINK_EVT Nonfatal XC0 i0 Link 01"),))
+    assert story.found == [Finding.EVENT]
+
+
+def test_what_only_goes_with_other_errors_is_never_a_finding() -> None:
+    story = Watched()
+    flood = (xid(n, 1010.0 + 70 * i) for n in (45, 63, 137, 154, 171, 172) for i in range(30))
+    for event in flood:
+        story.sweep(*BOTH, events=(event,), after=1)
+    assert story.found == []
+
+
 def test_the_catalogue_is_consistent() -> None:
     assert len(xids.KNOWN) == len(xids.TABLE)
     order = list(Help)
     for row_ in xids.TABLE:
         assert row_.source.startswith("https://docs.nvidia.com/")
         assert order.index(row_.then) >= order.index(row_.help), row_
-        assert row_.repeats > 1
+        assert row_.repeats is None or row_.repeats > 1
+        assert row_.minor or row_.help is not Help.NOTHING
     assert xids.of(999).minor
 
 
 def test_the_page_on_gpus_has_the_catalogue_as_it_is() -> None:
     page = Path(__file__).parents[2] / "docs" / "gpu.md"
     assert xids.markdown() in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "helps"),
+    [
+        ({"ecc_uncorrectable": 3}, [Help.RESET, Help.HARDWARE, Help.HARDWARE]),
+        ({"unusable": "cuInit: CUDA_ERROR_NO_DEVICE"}, [Help.RESET, Help.REBOOT, Help.HARDWARE]),
+    ],
+)
+def test_what_comes_back_within_a_day_asks_for_more(change: dict[str, Any], helps: list[Help]) -> None:
+    story = Watched()
+    for times, help_ in enumerate(helps, start=1):
+        for _ in range(3):  # while it stands it is one
+            story.sweep(replace(ONE, **change), TWO, after=300)
+            (found,) = story.node("gpu1").gpus.found
+            assert found.help == help_
+            assert ("within a day" in found.text) is (times > 1)
+        story.sweep(*BOTH, after=300)
+    story.sweep(replace(ONE, **change), TWO, after=300)
+    for _ in range(3):
+        story.sweep(replace(ONE, **change), TWO, after=40_000)
+        assert story.node("gpu1").gpus.found[0].help == helps[-1]  # as long as it stands
+    story.sweep(*BOTH, after=90_000)
+    story.sweep(replace(ONE, **change), TWO)
+    assert story.node("gpu1").gpus.found[0].help == helps[0]
+
+
+def test_a_driver_that_hangs_again_and_again_asks_for_more() -> None:
+    story = Watched()
+    helps = []
+    for _ in range(3):
+        for after in (700, 15, 15):  # what comes and goes within minutes is one trouble
+            story.probe(Sweep(9, Reading.HANGS, "no answer in 10 s"), after=after)
+            helps.append(story.node("gpu1").gpus.found[0].help)
+            story.sweep(*BOTH)
+    assert helps == [*[""] * 3, *[Help.REBOOT] * 3, *[Help.HARDWARE] * 3]
 
 
 def test_an_orphan_is_told_after_it_was_seen_twice() -> None:
@@ -386,12 +498,31 @@ def test_why_tells_each_gpu() -> None:
     assert any("kernel log cannot be read (no right)" in text for text in lines)
 
 
+def test_usable_is_told_where_it_was_tried() -> None:
+    story = Watched()
+    told = gpu_report.counts(story.node("gpu1"))
+    assert told == {"expected": 2, "registered": 2, "seen": 2}
+    story.sweep(ONE, replace(TWO, unusable="cuInit: CUDA_ERROR_NO_DEVICE"), usable=1)
+    assert gpu_report.counts(story.node("gpu1"))["usable"] == 1
+
+
 def test_switched_off_means_unknown_and_no_warning() -> None:
     story = Watched(gpus=())
     story.probe(Sweep(0, Reading.OFF))
     assert story.found == []
     assert story.health()["status"] == "pass"
     assert gpus.counts_differ(2, 2, None) is False
+
+
+def test_what_is_no_longer_looked_for_is_no_longer_told() -> None:
+    story = Watched()
+    story.sweep(replace(ONE, error="GPU is lost"), TWO)
+    story.restart()
+    story.probe(Sweep(0, Reading.OFF))
+    assert story.found == []
+    assert story.incident.phase is Phase.RESOLVED
+    assert story.incident.steps[-1].text == "the GPUs of gpu1 are not read any more"
+    assert story.health()["status"] == "pass"
 
 
 def test_a_report_of_another_shape_is_refused() -> None:

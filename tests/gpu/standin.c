@@ -11,7 +11,8 @@
  *     slow MILLISECONDS    every sweep takes at least that long
  *     event SERIAL GPU XID an event, delivered once to a set that was made before it
  *     gpu INDEX key=value ...   uuid, name, bus, memory (MiB), state (ok, lost, absent), temperature, throttle,
- *                               ecc, pending, failed, retired, process (PID:MiB, any number of times), cuda
+ *                               ecc, pending, failed, retired, process (PID:MiB, any number of times), cuda,
+ *                               unsupported (calls by their name here: memory,temperature,...)
  * As with the real library, the list of devices is made at nvmlInit and stays until nvmlShutdown.
  */
 #include <stdio.h>
@@ -26,7 +27,7 @@ enum { GPUS = 8, PROCESSES = 8, EVENTS = 16 };
 
 typedef struct {
     int present, lost, cuda;
-    char uuid[80], name[80];
+    char uuid[80], name[80], unsupported[160];
     unsigned bus, temperature, pending, failed, retired, processes;
     unsigned long long memory, throttle, ecc;
     struct { unsigned pid; unsigned long long bytes; } process[PROCESSES];
@@ -54,6 +55,7 @@ static void set(Gpu *gpu, const char *key, const char *value) {
     else if (!strcmp(key, "pending")) gpu->pending = strtoul(value, NULL, 10);
     else if (!strcmp(key, "failed")) gpu->failed = strtoul(value, NULL, 10);
     else if (!strcmp(key, "retired")) gpu->retired = strtoul(value, NULL, 10);
+    else if (!strcmp(key, "unsupported")) snprintf(gpu->unsupported, sizeof gpu->unsupported, "%s", value);
     else if (!strcmp(key, "cuda")) gpu->cuda = atoi(value);
     else if (!strcmp(key, "state")) {
         gpu->lost = !strcmp(value, "lost");
@@ -110,7 +112,8 @@ static int device(void *handle, const char *what, Script *script, Gpu **gpu) {
     *script = read_script();
     maybe_hang(script, what);
     *gpu = &script->gpu[index];
-    return (*gpu)->lost || !(*gpu)->present ? LOST : OK;
+    if ((*gpu)->lost || !(*gpu)->present) return LOST;
+    return strstr((*gpu)->unsupported, what) ? NOT_SUPPORTED : OK;
 }
 
 #define DEVICE(what) Script script; Gpu *gpu; int code = device(handle, what, &script, &gpu); if (code) return code

@@ -1,6 +1,7 @@
 """Builds the stand-in for NVIDIA's libraries with the C compiler, and writes the script that it plays."""
 
 import subprocess
+import time
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("standin.c")
@@ -55,14 +56,20 @@ class Standin:
             self._gpus[gpu] |= values  # type: ignore[arg-type]
         self._write()
 
+    def add(self, uuid: str, bus: str) -> None:
+        """One more GPU."""
+        self._gpus.append({**GPU, "uuid": uuid, "bus": bus})
+        self._write()
+
     def event(self, gpu: int, xid: int) -> None:
         """An XID event of NVML."""
         self._events.append(f"event {len(self._events) + 1} {gpu} {xid}")
         self._write()
 
-    def kernel(self, text: str, at_us: int = 1_000_000) -> None:
-        """A record of the kernel log."""
+    def kernel(self, text: str, at_us: int | None = None) -> None:
+        """A record of the kernel log, in microseconds since the boot: now."""
         self._records += 1
+        at_us = time.monotonic_ns() // 1000 if at_us is None else at_us
         with self.kernel_log.open("a") as file:
             file.write(f"4,{self._records},{at_us},-;{text}\n")
 

@@ -55,7 +55,7 @@ def running(built: Standin) -> Iterator[Running]:
             workers=1,
             slack={"channel": "#grid-alerts", "base_url": slack.base_url},
             agent={"probe_every_s": 0.5},
-            gpu={"every_s": 0.3, "timeout_s": 2, "kernel_log": str(built.kernel_log)},
+            gpu={"every_s": 0.3, "timeout_s": 2, "usable_every_s": 0.5, "kernel_log": str(built.kernel_log)},
         )
         cluster.spec["nodes"][1] |= {"num_gpus": 2, "env": built.env}
         cluster.spec["nodes"][0] |= {"gpu_every_s": 0}
@@ -71,8 +71,8 @@ def running(built: Standin) -> Iterator[Running]:
 
 
 def test_expected_registered_and_seen_agree(running: Running) -> None:
-    counts = until(lambda: (g := running.node()["gpus"])["seen"] == 2 and g, 20)
-    assert counts == {"expected": 2, "registered": 2, "seen": 2}
+    counts = until(lambda: (g := running.node()["gpus"])["seen"] == 2 and "usable" in g and g, 20)
+    assert counts == {"expected": 2, "registered": 2, "seen": 2, "usable": 2}
     health = running.cluster.health()
     assert health["status"] == "pass", str(health)
     story = running.cluster.cli("why", "w1").stdout
@@ -87,14 +87,19 @@ def test_expected_registered_and_seen_agree(running: Running) -> None:
     [
         (0, {"state": "lost"}, "is missing (GPU is lost)", "GPU differs"),
         (1, {"uuid": "GPU-new"}, "is replaced: now NVIDIA-Standin, GPU-new", "GPU differs"),
+        (1, {"state": "absent"}, "Ray hands out 2 GPUs, 1 are seen: registered but not seen", "GPU differs"),
+        (None, {"init": "not_loaded"}, "the NVIDIA driver is not loaded", "GPU differs"),
+        (None, {"init": "mismatch"}, "driver and library are of different versions", "GPU differs"),
         (0, {"ecc": 7}, "7 uncorrectable memory errors", "GPU unwell"),
         (0, {"pending": 1}, "a memory repair waits for a reset", "GPU unwell"),
+        (1, {"retired": 1, "unsupported": "remapped"}, "a memory repair waits for a reset", "GPU unwell"),
         (1, {"failed": 1}, "a memory repair failed", "GPU unwell"),
         (1, {"temperature": 92}, "92 °C, and it slows down at 90 °C", "GPU unwell"),
         (1, {"throttle": 64}, "hardware thermal slowdown", "GPU unwell"),
+        (0, {"cuda": 46}, "unusable: cuDevicePrimaryCtxRetain: CUDA_ERROR_DEVICE_UNAVAILABLE", "GPU unwell"),
         (None, {"hang": "temperature"}, "driver hangs: no answer", "GPU unwell"),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+    ids=lambda value: "-".join(map(str, next(iter(value.items())))) if isinstance(value, dict) else None,
 )
 def test_a_sick_gpu_is_an_incident_until_it_is_well(
     running: Running, gpu: int | None, change: dict[str, Any], words: str, cause: str
@@ -102,6 +107,8 @@ def test_a_sick_gpu_is_an_incident_until_it_is_well(
     before = len(running.slack.messages)
     raylet = running.cluster.raylets()["w1"]
     running.standin.set(gpu, **change)
+    if "init" in change:
+        running.standin.set(0, state="lost")  # then the library is opened anew
     until(lambda: any(words in text for text in running.findings()), 20)
     body = running.cluster.health()
     assert body["status"] == "warn"
@@ -112,6 +119,22 @@ def test_a_sick_gpu_is_an_incident_until_it_is_well(
     running.well()
     assert len(running.slack.messages) == before + 1
     assert running.cluster.raylets()["w1"] == raylet  # reported, and nothing else
+
+
+def test_a_gpu_that_appears_is_told_until_it_is_gone(running: Running) -> None:
+    running.standin.add("GPU-33333333-cccc-4ccc-8ccc-000000000002", "d1")
+    running.told("GPU-33333333-cccc-4ccc-8ccc-000000000002) has appeared", 20)
+    assert running.cluster.health()["status"] == "warn"
+    running.well()
+
+
+def test_an_error_in_the_kernel_log_is_told_until_the_driver_wants_nothing_more(running: Running) -> None:
+    wants = "NVRM: Xid (PCI:0000:81:00): 154, GPU recovery action changed from 0x0 (None) to"
+    running.standin.kernel(f"{wants} 0x1 (GPU Reset Required)")
+    running.told("XID 154 on GPU 0")
+    assert any("recovery action" in text for text in running.findings())
+    running.standin.kernel(f"{wants} 0x0 (None)")
+    running.well()
 
 
 def test_a_slow_driver_is_no_finding(running: Running) -> None:

@@ -105,10 +105,14 @@ def test_memory_held_by_what_a_dead_raylet_left_is_listed_and_left_alone(running
 def test_a_grave_xid_stands_and_a_minor_one_counts(running: Running) -> None:
     running.standin.kernel("NVRM: Xid (PCI:0000:81:00): 79, pid=1234, GPU has fallen off the bus.", at_us=1)
     running.told("XID 79 on GPU 0")
-    for _ in range(5):
-        running.standin.event(1, 31)
+    now_us = time.monotonic_ns() // 1000
+    for ago_us in range(300_000_000, -1, -75_000_000):
+        running.standin.kernel(
+            "NVRM: Xid (PCI:0000:c1:00): 31, pid=7, Ch 00000008, intr 00000000. MMU Fault",
+            at_us=now_us - ago_us,
+        )
     running.told("XID 31 on GPU 1")
-    running.told("5 times within a day; reset the GPU")
+    running.told("5 times within a day; have the hardware checked")
     assert running.node()["state"] == "ALIVE"
 
 

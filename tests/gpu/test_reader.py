@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from grid_agent.core.gpu_model import Library, Reading, Sweep, sweep_of
-from grid_agent.edges import gpu_child, gpu_nvml, gpu_reader
+from grid_agent.edges import gpu_child, gpu_nvml, gpu_reader, gpu_watch
 from tests.gpu.standin import UUIDS, Standin
 
 SOURCES = [(m.__name__.rsplit(".", 1)[-1], inspect.getsource(m)) for m in (gpu_nvml, gpu_reader)]
@@ -28,7 +27,7 @@ class Probe:
     ) -> None:
         begin = {"kernel_log": str(standin.kernel_log), "modules": {"nvidia": module}}
         self.child = gpu_child.Child(SOURCES, begin, kill)
-        self.watch = gpu_child.Watch(self.child, 0.001, TIMEOUT_S)
+        self.watch = gpu_watch.Watch(self.child, 0.001, TIMEOUT_S)
 
     def sweep(self, wait_s: float = 20.0) -> Sweep:
         """The next sweep, however it goes."""
@@ -94,6 +93,22 @@ def test_every_complaint_of_a_gpu_is_read(probe: Probe, standin: Standin) -> Non
     assert probe.sweep().gpus[0].throttled == ()
 
 
+def test_what_a_gpu_does_not_tell_is_unknown_and_no_error(probe: Probe, standin: Standin) -> None:
+    """A GPU that shares the host's memory (GB10) has no memory of its own to tell of."""
+    standin.set(0, unsupported="memory,temperature,threshold,throttle,ecc,remapped,retired,pci,name")
+    shown = probe.sweep()
+    assert shown.seen == 2
+    bare = shown.gpus[0]
+    assert (bare.uuid, bare.error, bare.memory_mb, bare.bus_id, bare.name) == (UUIDS[0], "", 0, "", "")
+    assert (bare.temperature_c, bare.slowdown_c, bare.ecc_uncorrectable) == (None, None, None)
+    standin.set(0, unsupported="memory")
+    shown = probe.sweep()
+    assert (shown.gpus[0].memory_mb, shown.gpus[0].temperature_c) == (0, 40)
+    assert shown.gpus[0].bus_id == "0000:81:00"
+    standin.set(0, unsupported="uuid")
+    assert probe.sweep().gpus[0].error == "Not Supported"
+
+
 def test_a_lost_gpu_is_remembered_by_name_and_comes_back(probe: Probe, standin: Standin) -> None:
     probe.sweep()
     standin.set(0, state="lost")
@@ -151,13 +166,33 @@ def test_a_kernel_line_and_an_nvml_event_of_one_error_are_one(one: Probe, standi
     standin.event(0, 79)
     standin.event(1, 31)
     shown = one.sweep()
-    told = [(e.bus_id, e.number, e.text) for e in shown.events]
+    told = [(e.bus_id, e.number, e.text, len(e.times)) for e in shown.events]
     assert told[1:] == [
-        ("0000:81:00", 79, "pid=1234, GPU has fallen off the bus."),
-        ("0000:c1:00", 31, "told by NVML"),
+        ("0000:81:00", 79, "pid=1234, GPU has fallen off the bus.", 1),
+        ("0000:c1:00", 31, "", 1),
     ]
-    assert len({e.key for e in shown.events}) == 3
-    assert one.sweep().events == shown.events  # told again, under the same keys
+    assert one.sweep().events == shown.events  # told again
+    standin.event(0, 79)  # told by NVML a sweep later
+    assert one.sweep().events[1].text == "pid=1234, GPU has fallen off the bus."
+    assert len(one.sweep().events[1].times) == 1
+
+
+def test_what_is_fatal_stays_fatal(one: Probe, standin: Standin) -> None:
+    for word in ("Nonfatal", "Fatal", "Nonfatal"):
+        standin.kernel(f"NVRM: Xid (PCI:0000:81:00): 149, NETIR_LINK_EVT {word} XC0 i0 Link 01")
+        (event,) = one.sweep().events
+    assert event.text.startswith("NETIR_LINK_EVT Fatal")
+
+
+def test_a_flood_of_lines_drives_nothing_out(one: Probe, standin: Standin) -> None:
+    standin.kernel("NVRM: Xid (PCI:0000:81:00): 79, GPU has fallen off the bus.", at_us=1)
+    for second in range(100):
+        line = f"NVRM: Xid (PCI:0000:81:00): 45, pid=7, Ch {second:08x}"
+        standin.kernel(line, at_us=second * 1_000_000)
+    shown = one.sweep()
+    assert [e.number for e in shown.events] == [79, 45]
+    assert len(shown.events[1].times) == 2  # a hundred seconds of it
+    assert shown.events[1].text == "pid=7, Ch 00000063"
 
 
 def test_a_kernel_log_that_may_not_be_read_is_named_and_nvml_still_tells(
@@ -212,6 +247,41 @@ def test_a_reader_that_cannot_be_killed_is_said_and_never_joined_by_a_second(
     os.kill(stuck, signal.SIGKILL)  # the kernel lets go of it
     assert probe.sweep().seen == 2
     probe.close()
+
+
+LEFT = (
+    "import ctypes,time;ctypes.CDLL(None).prctl(15,b'gpurd-999999');print('named',flush=True);time.sleep(60)"
+)
+
+
+def test_a_reader_that_an_earlier_probe_left_in_the_kernel_is_not_joined(standin: Standin) -> None:
+    left = subprocess.Popen([sys.executable, "-c", LEFT], stdout=subprocess.PIPE)
+    probe = Probe(standin, gpu_nvml.find_module(), kill=lambda pid, number: None)
+    try:
+        assert left.stdout is not None
+        left.stdout.readline()
+        shown = probe.sweep()
+        assert shown.state is Reading.STUCK
+        assert f"pid {left.pid}, state S" in shown.detail
+        assert readers_of(os.getpid()) == []
+        left.kill()  # the kernel lets go of it
+        left.wait()
+        assert probe.sweep().seen == 2
+    finally:
+        left.kill()
+        left.wait()
+        left.stdout.close()
+        probe.close()
+
+
+def test_a_reader_that_an_earlier_probe_left_is_ended(standin: Standin) -> None:
+    with subprocess.Popen([sys.executable, "-c", LEFT], stdout=subprocess.PIPE) as left:
+        assert left.stdout is not None
+        left.stdout.readline()
+        probe = Probe(standin, gpu_nvml.find_module())
+        assert probe.sweep().seen == 2
+        assert left.wait(5) == -signal.SIGKILL
+        probe.close()
 
 
 def test_a_reader_that_crashes_is_said_and_replaced(one: Probe) -> None:
@@ -270,7 +340,7 @@ class Trial:
 
     def __init__(self, kill: Callable[[int, int], None] = os.kill) -> None:
         self.child = gpu_child.Child(SOURCES, {"kernel_log": "", "modules": {}}, kill)
-        self.usable = gpu_child.Usable(self.child, 0.001, TIMEOUT_S)
+        self.usable = gpu_watch.Usable(self.child, 0.001, TIMEOUT_S)
 
     def until(self, wanted: dict[str, str], timeout_s: float = 20.0) -> None:
         until = time.monotonic() + timeout_s
@@ -294,6 +364,20 @@ def test_a_context_is_made_on_each_gpu_in_a_process_of_its_own(standin: Standin)
     assert readers_of(os.getpid()) == []
 
 
+def test_how_many_gpus_can_be_used_is_counted_once_all_were_tried(standin: Standin) -> None:
+    standin.set(1, cuda=46)
+    probe, trial = Probe(standin, gpu_nvml.find_module()), Trial()
+    probe.watch._usable = trial.usable
+    assert probe.sweep().usable is None
+    until = time.monotonic() + 20
+    while (shown := probe.sweep()).usable is None:
+        assert time.monotonic() < until
+    assert shown.usable == 1
+    assert [bool(gpu.unusable) for gpu in shown.gpus] == [False, True]
+    probe.close()
+    trial.child.kill()
+
+
 def test_a_trial_that_cannot_be_ended_is_the_last(standin: Standin) -> None:
     trial = Trial(kill=lambda pid, number: None)
     standin.set(hang="cuda")
@@ -308,6 +392,25 @@ def test_a_trial_that_cannot_be_ended_is_the_last(standin: Standin) -> None:
     trial.child.kill()
 
 
+@pytest.mark.parametrize(
+    ("kind", "vendor", "whose"),
+    [
+        ("0x030000", "0x10de", ["nvidia"]),  # a GeForce
+        ("0x030200", "0x10de", ["nvidia"]),
+        ("0x120000", "0x1002", ["amd"]),
+        ("0x030000", "0x8086", []),  # built into the processor
+        ("0x030000", "0x1a03", []),  # a server's own display
+        ("0x040300", "0x10de", []),  # the sound of a GPU
+    ],
+)
+def test_whose_gpus_the_pci_bus_shows(tmp_path: Path, kind: str, vendor: str, whose: list[str]) -> None:
+    device = tmp_path / "0000:01:00.0"
+    device.mkdir()
+    (device / "class").write_text(kind + "\n")
+    (device / "vendor").write_text(vendor + "\n")
+    assert gpu_reader.hardware(str(tmp_path)) == whose
+
+
 def readers_of(parent: int) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -320,32 +423,20 @@ def readers_of(parent: int) -> list[int]:
     return found
 
 
-# Lines as they were published: https://docs.nvidia.com/deploy/xid-errors/ (the two of the first row),
-# https://github.com/NVIDIA/open-gpu-kernel-modules/issues/1151 and, for XID 63,
-# https://github.com/stas00/ml-engineering/blob/master/compute/accelerator/nvidia/debug.md
-@pytest.mark.parametrize(
-    ("line", "event"),
-    [
-        ("[...] NVRM: Xid (0000:03:00): 14, Channel 00000001", ("0000:03:00", 14, "Channel 00000001")),
-        ("[...] NVRM: GPU at 0000:03:00: GPU-b850f46d-d5ea-c752-ddf3-c4453e44d3f7", None),
-        (
-            "NVRM: Xid (PCI:0000:2b:00): 79, GPU has fallen off the bus.",
-            ("0000:2b:00", 79, "GPU has fallen off the bus."),
-        ),
-        (
-            (
-                "NVRM: Xid (PCI:0000:10:1c): 63, pid=1896, "
-                "Row Remapper: New row marked for remapping, reset gpu to activate."
-            ),
-            (
-                "0000:10:1c",
-                63,
-                "pid=1896, Row Remapper: New row marked for remapping, reset gpu to activate.",
-            ),
-        ),
-        ("usb 3-2: new high-speed USB device", None),
-    ],
-)
-def test_kernel_lines_as_published(line: str, event: tuple[str, int, str] | None) -> None:
-    found: dict[str, Any] | None = gpu_nvml.event_in(line)
-    assert (None if found is None else (found["bus_id"], found["number"], found["text"])) == event
+PUBLISHED = Path(__file__).with_name("kernel_lines.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize("row", [row for row in PUBLISHED if not row.startswith("#")])
+def test_kernel_lines_as_published(row: str) -> None:
+    bus, number, line = row.split(" ", maxsplit=2)
+    found = gpu_nvml.event_in(line)
+    if number == "-":
+        assert found is None
+    else:
+        text = line.partition(f"): {number}, ")[2]
+        assert found == {"bus_id": bus, "number": int(number), "text": text}
+        assert text
+
+
+def test_other_kernel_lines_are_no_events() -> None:
+    assert gpu_nvml.event_in("usb 3-2: new high-speed USB device") is None
