@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from config.settings import Settings
-from grid_agent.core import effective, messages
+from grid_agent.core import effective, messages, variables
 from grid_agent.edges import gcs_process, ray_install
 
 CONNECT_S = 2.0
@@ -72,7 +72,7 @@ async def _ask(
 async def _installed(
     settings: Settings | None, environ: Mapping[str, str], head: effective.Head
 ) -> effective.Installed:
-    names = effective.names(settings, environ, head)
+    names = variables.names(settings, environ, head)
     readers = await asyncio.to_thread(ray_install.readers, names)
     defaults = await ray_install.defaults() if effective.needs_defaults(head) else {}
     return effective.Installed(ray_install.version(), defaults, readers)

@@ -14,7 +14,7 @@ import httpx
 from config import ray_tokens
 from config.checks import bracketed
 from config.settings import Settings
-from grid_agent.core import effective
+from grid_agent.core import effective, variables
 from grid_agent.core.messages import NodeRow
 from grid_agent.exits import Exit
 from grid_agent.ray_view import RayView
@@ -61,7 +61,7 @@ async def validate(
         )
     rows = [
         *effective.of_file(settings, view.head, view.installed),
-        *effective.of_variables(settings, environ, view.head, view.installed),
+        *variables.of_variables(settings, environ, view.head, view.installed),
     ]
     reports, body = health
     checks = [
@@ -110,7 +110,7 @@ async def validate_address(
         )
     rows = [
         *effective.of_cluster(view.head, view.installed),
-        *effective.of_variables(None, environ, view.head, view.installed),
+        *variables.of_variables(None, environ, view.head, view.installed),
     ]
     if ray.unreachable:
         ray = Check("dashboard", "warn", f"{ray.detail} Name it with --dashboard", unreachable=True)
