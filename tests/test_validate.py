@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -11,6 +12,7 @@ from rich.console import Console
 from config import loader, tuning
 from config.settings import RayConfig, Settings
 from grid_agent import validate as validation
+from grid_agent import validate_address
 from grid_agent import validate_report as reports
 from grid_agent.core import effective
 from grid_agent.core.messages import NodeRow
@@ -264,22 +266,61 @@ async def test_an_agent_that_hangs_is_stale() -> None:
     assert found["incidents"].status == "warn"
 
 
-async def test_a_cluster_without_a_file_says_what_it_cannot_know() -> None:
-    seen = RayView(effective.Head(True, {}, None), effective.Installed("2.60.0"), (row("a"), row("b")))
-
+async def by_address(seen: RayView, dashboard: str | None, address: str = "10.0.0.1:6379") -> dict[str, Any]:
     async def look() -> RayView:
         return seen
 
-    with answering({"/api/version": (200, {"ray_version": "2.60.0"})}) as dashboard:
-        report = await validation.validate_address(
-            "10.0.0.1:6379", look, dashboard, ray_token=None, environ={}
-        )
+    report = await validate_address.validate_address(address, look, dashboard, ray_token=None, environ={})
+    return {"report": report, **{check.name: check for check in report.checks}}
+
+
+ELSEWHERE = RayView(effective.Head(True, {}, None), effective.Installed("2.60.0"), (row("a"), row("b")))
+
+
+async def test_a_cluster_without_a_file_says_what_it_cannot_know() -> None:
+    with answering(DASHBOARD) as dashboard:
+        found = await by_address(ELSEWHERE, dashboard)
+    report = found["report"]
     names = [check.name for check in report.checks]
     assert names.count("not known") == 3
     assert {"gcs", "ray a", "ray b"} <= set(names)
     assert report.detection is None
     assert {row.source for row in report.settings} == {"unknown"}
     assert validation.verdict(report.checks) is Exit.WARN
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "word"),
+    [(None, "warn", "without a token was answered (200)"), ("secret", "pass", "is refused (401)")],
+)
+async def test_without_a_file_authentication_is_tried_not_believed(
+    token: str | None, status: str, word: str
+) -> None:
+    with answering(DASHBOARD, token) as dashboard:
+        where = dashboard.removeprefix("http://")
+        found = await by_address(replace(ELSEWHERE, dashboard=where), None, "127.0.0.1:6379")
+    assert found["auth"].status == status
+    assert word in found["auth"].detail
+    assert where in found["dashboard"].detail
+
+
+async def test_without_a_file_no_other_clusters_dashboard_is_asked() -> None:
+    with answering(DASHBOARD) as dashboard:
+        port = dashboard.rsplit(":", 1)[1]
+        there = replace(ELSEWHERE, dashboard=f"127.0.0.1:{port}")
+        found = await by_address(there, None, "192.0.2.1:6379")  # not an address of this machine
+    assert f"listens on 127.0.0.1:{port} of the head host only" in found["dashboard"].detail
+    assert found["auth"].detail.startswith("not known")
+    found = await by_address(ELSEWHERE, None)
+    assert "the GCS does not say where it listens" in found["dashboard"].detail
+
+
+async def test_a_head_that_demands_a_token_although_the_file_says_disabled_fails() -> None:
+    guarded = answering(DASHBOARD, "secret")
+    with guarded as dashboard, answering({"/cluster/health": (200, HEALTH)}) as agent:
+        found = await checks(settings(dashboard), agent, ray_token="secret")
+    assert found["auth"].status == "fail"
+    assert "is refused (401), but the file says disabled" in found["auth"].detail
 
 
 def test_the_schema_that_is_shipped_is_the_one_of_the_code() -> None:

@@ -12,6 +12,7 @@ from config.paths import StatePaths
 from config.settings import Settings
 from grid_agent import api_client, show
 from grid_agent import validate as validation
+from grid_agent import validate_address as by_address
 from grid_agent import validate_report as reports
 from grid_agent.commands import common
 from grid_agent.core import raystart
@@ -29,8 +30,9 @@ def validate(
         typer.Option(metavar="HOST:PORT", help="A GCS: check a cluster that grid-agent did not start."),
     ] = None,
     dashboard: Annotated[
-        str, typer.Option(metavar="URL", help="With --address: where Ray's dashboard answers.")
-    ] = "http://127.0.0.1:8265",
+        str | None,
+        typer.Option(metavar="URL", help="With --address: Ray's dashboard, if not where its GCS says."),
+    ] = None,
     monitor: Annotated[
         float | None, typer.Option(min=1, metavar="SECONDS", help="Then watch for so long, and sum up.")
     ] = None,
@@ -49,7 +51,7 @@ def validate(
     settings = None if address is not None else common.load(config)
     common.refuse_malformed(settings)
     if settings is None:
-        report = asyncio.run(_of_address(common.gcs_address(address or ""), dashboard.rstrip("/")))
+        report = asyncio.run(_of_address(common.gcs_address(address or ""), dashboard))
         url = token_file = ""
     else:
         exports = common.exports(common.in_force(settings))
@@ -98,12 +100,12 @@ async def _of_file(settings: Settings, exports: dict[str, str]) -> reports.Repor
     )
 
 
-async def _of_address(address: str, dashboard: str) -> reports.Report:
+async def _of_address(address: str, dashboard: str | None) -> reports.Report:
     environ = dict(os.environ)
-    return await validation.validate_address(
+    return await by_address.validate_address(
         address,
         lambda: look(address, None, environ),
-        dashboard,
+        dashboard and dashboard.rstrip("/"),
         ray_token=common.read_secret(environ.get("RAY_AUTH_TOKEN_PATH")),
         environ=environ,
     )

@@ -56,10 +56,12 @@ def test_names_that_nothing_reads_and_values_that_crash(running: Running) -> Non
 
 def test_by_address_it_says_what_it_cannot_know(running: Running) -> None:
     where = f"127.0.0.1:{running.cluster.port}"
-    dashboard = f"http://127.0.0.1:{running.cluster.dashboard_port}"
-    found = validate(running, "--address", where, "--dashboard", dashboard, code=1)  # auth is disabled
+    found = validate(running, "--address", where, code=1)  # auth is disabled
     assert {node["name"] for node in found["nodes"]} == {"head", "w1", "w2"}
     sources = {row["name"]: row["source"] for row in found["settings"] if row["asked_in"] == "nobody"}
     assert sources == dict.fromkeys(tuning.READS.values(), "system-config")
     assert found["detection"]["silent_s"] == [155, 165]
+    checks = {check["name"]: check["detail"] for check in found["checks"]}
     assert [c["name"] for c in found["checks"]].count("not known") == 2
+    assert f"http://127.0.0.1:{running.cluster.dashboard_port}, Ray" in checks["dashboard"]
+    assert "without a token was answered (200)" in checks["auth"]
