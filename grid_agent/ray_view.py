@@ -43,29 +43,32 @@ async def look(address: str, settings: Settings | None, environ: Mapping[str, st
     """
     host, port = split(address)
     process = await asyncio.to_thread(gcs_process.find, port) if is_here(host) else None
-    refused = await _refused(host, port)
-    said = Said(None, None, None, refused) if refused else await ask(address, environ)
+    said = await ask(address, environ)
     config = said.config
     if config is None and process is not None:
         config = process.config
-    running = process is not None or refused is None
+    running = process is not None or said.accepted
     head = effective.Head(running, config, process.environ if process else None)
     installed = await _installed(settings, environ, head)
-    return RayView(head, installed, said.rows, said.error or "", said.dashboard)
+    return RayView(head, installed, said.rows, said.error, said.dashboard)
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a GCS said; None where it did not, and why there is no node table."""
+    """What a GCS said; None where it did not, and why. `accepted`: somebody accepts connections there."""
 
-    rows: tuple[messages.NodeRow, ...] | None
-    config: Mapping[str, object] | None
-    dashboard: str | None
-    error: str | None = None
+    rows: tuple[messages.NodeRow, ...] | None = None
+    config: Mapping[str, object] | None = None
+    dashboard: str | None = None
+    error: str = ""
+    accepted: bool = True
 
 
 async def ask(address: str, environ: Mapping[str, str]) -> Said:
     """Ask the GCS at `address` alone; `environ` as for `look`."""
+    refused = await _refused(*split(address))
+    if refused:
+        return Said(error=refused, accepted=False)
     auth = {name: environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH") if name in environ}
     os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **auth})
 

@@ -180,6 +180,35 @@ def test_the_monitor_sums_up_and_keeps_the_worst_moment() -> None:
     assert monitor.lines()[-1] == "t  worker1  DEAD -> ALIVE"
 
 
+def seen_of(*beats: dict[str, Any], within_s: float | None = None) -> tuple[int, float | None, float | None]:
+    """Of one node: misses, p50 and p99."""
+    monitor = Monitor(lambda _: None)
+    observer = {"status": "pass"} | ({} if within_s is None else {"silence_suspected_within_s": within_s})
+    for beat in beats:
+        monitor.see({**HEALTH, "observer": observer, "nodes": [{**HEALTH["nodes"][0], "heartbeat": beat}]})
+    (found,) = monitor.report().nodes
+    return found.missed, found.rtt_ms.p50, found.rtt_ms.p99
+
+
+def beat(age_s: float | None, last: float | None, shortest: float | None = 0.3) -> dict[str, Any]:
+    return {"age_s": age_s, "rtt_ms": shortest, "last_rtt_ms": last}
+
+
+def test_an_answer_is_late_only_when_the_agent_would_suspect_it() -> None:
+    slow_pace = [beat(age_s, 0.5) for age_s in (0.5, 1.5, 2.5, 3.5, 4.5)]
+    assert seen_of(*slow_pace, within_s=20.0)[0] == 0
+    assert seen_of(*slow_pace, within_s=4.0)[0] == 1
+    assert seen_of(*slow_pace)[0] == 3
+
+
+def test_each_round_trip_counts_once_and_spikes_are_seen() -> None:
+    repeated = [beat(0.5, 0.5), beat(1.5, 0.5), beat(2.5, 0.5), beat(0.5, 80.0), beat(0.4, 80.0)]
+    assert seen_of(*repeated, within_s=20.0) == (0, 80.0, 80.0)  # 0.5 once, 80 twice
+    spike = [*(beat(0.4, 0.4 + n / 1000) for n in range(9)), beat(0.4, 60.0)]
+    assert seen_of(*spike) == (0, 0.405, 60.0)
+    assert seen_of(beat(None, None, None)) == (1, None, None)
+
+
 def test_a_terminal_gets_a_live_table_and_a_pipe_plain_lines() -> None:
     reports_ = iter([HEALTH, HEALTH])
     screen, plain = io.StringIO(), list[str]()

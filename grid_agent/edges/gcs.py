@@ -1,8 +1,8 @@
 """The GCS: its node table, and telling it that a node is dead. The one file that knows Ray's private parts.
 
 It speaks five RPCs of the GCS (GetAllNodeInfo, UnregisterNode, GetInternalConfig, DrainNode, InternalKVGet)
-over one channel, with Ray's own generated stubs, proved on the Ray minor version below. On another version the
-table comes from the public `ray.nodes()`, and Ray is not told: its own health check then finds the death later.
+over one channel, with Ray's own generated stubs, proved on the Ray minor version below. On another version
+the table comes from the public `ray.nodes()`, and Ray is not told: its own health check then finds the death.
 """
 
 import asyncio

@@ -38,6 +38,8 @@ def test_all_settings_are_read_back_and_all_checks_pass(running: Running) -> Non
     assert checks["application"]["detail"] == "grid-agent is RUNNING"
     assert found["monitor"]["availability_percent"] == 100
     assert found["monitor"]["polls"] >= 2
+    assert found["monitor"]["asked"] == "agent"
+    assert [node["missed"] for node in found["monitor"]["nodes"]] == [0, 0, 0]
 
 
 def test_names_that_nothing_reads_and_values_that_crash(running: Running) -> None:
@@ -56,7 +58,7 @@ def test_names_that_nothing_reads_and_values_that_crash(running: Running) -> Non
 
 def test_by_address_it_says_what_it_cannot_know(running: Running) -> None:
     where = f"127.0.0.1:{running.cluster.port}"
-    found = validate(running, "--address", where, code=1)  # auth is disabled
+    found = validate(running, "--address", where, "--monitor", "1.5", code=1)  # auth is disabled
     assert {node["name"] for node in found["nodes"]} == {"head", "w1", "w2"}
     sources = {row["name"]: row["source"] for row in found["settings"] if row["asked_in"] == "nobody"}
     assert sources == dict.fromkeys(tuning.READS.values(), "system-config")
@@ -65,3 +67,6 @@ def test_by_address_it_says_what_it_cannot_know(running: Running) -> None:
     assert [c["name"] for c in found["checks"]].count("not known") == 2
     assert f"http://127.0.0.1:{running.cluster.dashboard_port}, Ray" in checks["dashboard"]
     assert "without a token was answered (200)" in checks["auth"]
+    watched = found["monitor"]
+    assert (watched["asked"], watched["availability_percent"]) == ("raylets", 100)
+    assert all(node["rtt_ms"]["p99"] > 0 for node in watched["nodes"])
