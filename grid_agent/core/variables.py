@@ -14,12 +14,12 @@ from config.paths import StatePaths
 from config.ray_settings import FOR_CLIENTS, HEAD, KNOWN, SET_BY_RAY
 from config.settings import Node, RayConfig, Settings
 from grid_agent.core import effective, raystart
-from grid_agent.core.effective import PREFIX, Ask, Head, Installed, Setting
+from grid_agent.core.effective import PREFIX, Ask, Head, Installed, Setting, Source
 
 ENVIRONMENT = "environment"
 OF_THE_GCS = "environment of the GCS"
 _SECRET = re.compile("TOKEN|PASSWORD|SECRET|KEY|HEADERS", re.IGNORECASE)
-_PATHS = ("RAY_gcs_storage_path",)  # of the state folder, wherever that is
+_STORE = ("RAY_gcs_storage", "RAY_gcs_storage_path")  # what `raystart.head_env` sets last
 
 
 def of_variables(
@@ -56,10 +56,16 @@ def _shown(name: str, value: str) -> str:
     return "(not shown)" if _SECRET.search(name) else value
 
 
+def _now(ask: Ask, head: Head, installed: Installed) -> tuple[int | str | None, Source]:
+    """What is in force of it in the head, and where that came from; no secret."""
+    value, source = effective.in_force(ask.key, head, installed)
+    return (_shown(ask.name, value) if isinstance(value, str) else value), source
+
+
 def _by_others(environ: Mapping[str, str], settings: Settings | None) -> dict[str, str]:
     """What the GCS has beside the `env` of the file, and what Ray and `start.py` give to every head."""
     ours: dict[str, str] = raystart.head_env(settings, {}, StatePaths(Path("/"))) if settings else {}
-    told = {*SET_BY_RAY, *FOR_CLIENTS, *_PATHS, *(settings.head.env if settings else ())}
+    told = {*SET_BY_RAY, *FOR_CLIENTS, *_STORE, *(settings.head.env if settings else ())}
     return {name: value for name, value in environ.items() if name not in told and ours.get(name) != value}
 
 
@@ -70,7 +76,7 @@ def _of_shell(ask: Ask, head: Head, installed: Installed) -> Setting:
         return _unread(ask, installed)
     if installed.readers[ask.name] == "Python":
         return _of_drivers(ask)
-    now = effective.in_force(ask.key, head, installed)
+    now = _now(ask, head, installed)
     how = "" if now[1] == "unknown" else f"; {now[0]} ({now[1]}) is in force"
     text = f"start.py hands no {PREFIX}* of the shell on{how}; set it under ray: or in env of a node"
     return effective.setting_of(ask, ask.key, now, "warn", text)
@@ -90,10 +96,13 @@ def _of_node(ask: Ask, node: Node, head: Head, installed: Installed) -> Setting:
     own = tuning.plan(RayConfig()).system_config
     if ask.key in (own if head.system_config is None else head.system_config):
         text = "has no effect: --system-config of the head wins; set it under ray:"
-        return effective.setting_of(ask, ask.key, effective.in_force(ask.key, head, installed), "warn", text)
+        return effective.setting_of(ask, ask.key, _now(ask, head, installed), "warn", text)
     if ask.key in KNOWN and KNOWN[ask.key].read_by == HEAD and node.role != "head":
         text = "has no effect: only the GCS reads it, which runs on the head"
-        return effective.setting_of(ask, ask.key, effective.in_force(ask.key, head, installed), "warn", text)
+        return effective.setting_of(ask, ask.key, _now(ask, head, installed), "warn", text)
+    if node.role == "head" and ask.name in _STORE:
+        text = "has no effect: start.py sets it, to a store in the state folder"
+        return effective.setting_of(ask, ask.key, _now(ask, head, installed), "warn", text)
     if node.role == "head" and head.running and head.environ is not None:
         return _of_running_head(ask, node, head.environ, head, installed)
     text = f"given to the processes of {node.name} when they start"
@@ -107,7 +116,7 @@ def _of_running_head(
     """A variable of the head's `env` beside the one that its GCS really has."""
     has = environ.get(ask.name)
     if has is None:
-        now, text = effective.in_force(ask.key, head, installed), "the running head was started without it"
+        now, text = _now(ask, head, installed), "the running head was started without it"
     else:
         value = _shown(ask.name, has)
         now, text = (value, "env"), f"the running head was started with {value}"
@@ -123,7 +132,7 @@ def _of_running_head(
 def _of_gcs(ask: Ask, head: Head, installed: Installed) -> Setting:
     if _read_by_nobody(ask, installed):
         return _unread(ask, installed)
-    now = effective.in_force(ask.key, head, installed)
+    now = _now(ask, head, installed)
     if now[1] == "system-config":
         text = f"has no effect: --system-config says {now[0]}, and wins"
         return effective.setting_of(ask, ask.key, now, "warn", text)

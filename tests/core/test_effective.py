@@ -97,6 +97,14 @@ def test_a_variable_of_the_head_is_compared_with_what_its_gcs_has(has, status, v
     assert word in row.detail
 
 
+def test_the_store_of_the_gcs_is_not_the_files_to_choose():
+    ray = Installed("2.60.0", {}, {"RAY_gcs_storage": "C++"})
+    head = Head(True, GIVEN, {"RAY_gcs_storage": "rocksdb"})
+    (row,) = variables.of_variables(settings(head_env="{RAY_gcs_storage: memory}"), {}, head, ray)
+    assert (row.status, row.in_force) == ("warn", "rocksdb")
+    assert "start.py sets it" in row.detail
+
+
 def test_of_other_nodes_and_of_a_stopped_head_it_is_not_known():
     both = settings("{RAY_max_io_workers: '3'}", "{RAY_max_io_workers: '3'}")
     for head, word in ((Head(False), "nothing runs now"), (Head(True, GIVEN, None), "could not be read")):
@@ -144,8 +152,13 @@ def test_what_start_py_gives_the_gcs_is_told_where_it_is_another_value():
 
 
 def test_a_secret_is_not_shown():
-    found = variables.of_variables(None, {"RAY_REDIS_PASSWORD": "hush"}, UP, RAY)
-    assert "hush" not in str(found)
+    secret = {"RAY_REDIS_PASSWORD": "hush"}
+    ray = Installed("2.60.0", {}, {"RAY_REDIS_PASSWORD": "C++"})
+    file = settings(head_env="{RAY_REDIS_PASSWORD: hush}")
+    for known in (None, file):
+        for has in ({}, secret, {"RAY_REDIS_PASSWORD": "hush too"}):
+            found = variables.of_variables(known, secret, Head(True, GIVEN, has), ray)
+            assert "hush" not in str(found)
 
 
 def test_detection_is_that_of_what_runs():
