@@ -1,6 +1,7 @@
 """`grid-agent validate --monitor SECONDS`: watch the health report for a while, then sum it up.
 
-Polls once a second; shows a live table on a terminal, and says each change as it happens elsewhere.
+The report is the agent's, or, where there is none, made of direct checks (`watch_raylets`). Polls once a
+second; shows a live table on a terminal, and says each change as it happens elsewhere.
 """
 
 import contextlib
@@ -17,9 +18,10 @@ from rich.table import Table
 from grid_agent.api_client import ApiError
 from grid_agent.exits import OF_STATUS, Exit
 from grid_agent.show import table
-from grid_agent.validate_report import Change, Monitored, Quantiles, Watched
+from grid_agent.validate_report import Asked, Change, Monitored, Quantiles, Watched
 
 EVERY_S = 1.0
+LATE_S = 2 * EVERY_S  # where the agent does not say how soon it suspects a silence
 SEVERITY = (Exit.PASS, Exit.WARN, Exit.FAIL, Exit.UNREACHABLE)
 HEAD = ("NODE", "STATE", "SINCE", "RTT now", "p50", "p99 ms", "MISSED", "ALIVE")
 RECENT = 4
@@ -33,6 +35,7 @@ class Seen:
     since: str = "?"
     rtts_ms: list[float] = field(default_factory=list)
     rtt_now_ms: float | None = None
+    age_s: float = 0.0
     alive: int = 0
     polls: int = 0
     missed: int = 0
@@ -41,10 +44,11 @@ class Seen:
 
 
 class Monitor:
-    """Adds up health reports; `say` prints one line."""
+    """Adds up health reports; `say` prints one line, `asked` is whose reports they are."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], asked: Asked = "agent") -> None:
         self._say = say
+        self._asked = asked
         self._nodes: dict[str, Seen] = {}
         self._unanswered = 0
         self._silent = False
@@ -57,12 +61,14 @@ class Monitor:
         self._polls += 1
         self._silent = False
         self._worsen(OF_STATUS[body["status"]])
+        # With a long pace, or many nodes that take turns, a healthy node's answer is older.
+        late_s = body["observer"].get("silence_suspected_within_s", LATE_S)
         for node in body["nodes"]:
             seen = self._nodes.setdefault(node["name"], Seen())
             seen.polls += 1
             seen.alive += node["state"] == "ALIVE"
             seen.since = node.get("since") or "?"
-            self._beat(seen, node["heartbeat"])
+            self._beat(seen, node["heartbeat"], late_s)
             if node["state"] != seen.state:
                 cause = f" ({node['cause']})" if node["cause"] else ""
                 self._say(f"{body['time']}  {node['name']}  {seen.state} -> {node['state']}{cause}")
@@ -86,6 +92,7 @@ class Monitor:
             sum(n.polls for n in self._nodes.values()),
         )
         return Monitored(
+            asked=self._asked,
             seconds=round(time.monotonic() - self._begun, 1),
             polls=self._polls,
             unanswered=self._unanswered,
@@ -148,19 +155,17 @@ class Monitor:
         ]
         return [head, *table(columns, rows), *sorted(changes)]
 
-    def _beat(self, seen: Seen, beat: dict[str, Any]) -> None:
-        seen.rtt_now_ms = beat["rtt_ms"]
-        if beat["rtt_ms"] is None:
-            seen.missed += 1
-            return
+    def _beat(self, seen: Seen, beat: dict[str, Any], late_s: float) -> None:
         # The report keeps the last round trip of a node that no longer answers: only its age tells.
-        late = beat["age_s"] is not None and beat["age_s"] > 2 * EVERY_S
+        age_s, before_s = beat["age_s"] or 0.0, seen.age_s
+        now_ms = beat["rtt_ms"] if beat.get("last_rtt_ms") is None else beat["last_rtt_ms"]
+        late = now_ms is None or age_s > late_s
+        repeated = now_ms == seen.rtt_now_ms and age_s > before_s  # no new answer since the last poll
+        if not late and not repeated:
+            seen.rtts_ms.append(now_ms)
         seen.missed += late
-        if late:
-            seen.rtt_now_ms = None
-        else:
-            seen.rtts_ms.append(beat["rtt_ms"])
-        seen.worst_gap_s = max(seen.worst_gap_s, beat["age_s"] or 0.0)
+        seen.age_s, seen.rtt_now_ms = age_s, None if late else now_ms
+        seen.worst_gap_s = max(seen.worst_gap_s, age_s)
 
     def _worsen(self, code: Exit) -> None:
         self.worst = max(self.worst, code, key=SEVERITY.index)
@@ -171,11 +176,12 @@ def watch(
     seconds: float,
     say: Callable[[str], None],
     console: Console | None = None,
+    asked: Asked = "agent",
 ) -> Monitor:
     """Poll for so long; returns what was seen. With a terminal as `console` there is a live table on it."""
     recent: deque[str] = deque(maxlen=RECENT)
     live_here = console is not None and console.is_terminal
-    monitor = Monitor(recent.append if live_here else say)
+    monitor = Monitor(recent.append if live_here else say, asked)
     end = time.monotonic() + seconds
     with _shown(monitor, recent, console if live_here else None) as refresh:
         while True:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from config.settings import Settings
-from grid_agent.core import effective, messages
+from grid_agent.core import effective, messages, variables
 from grid_agent.edges import gcs_process, ray_install
 
 CONNECT_S = 2.0
@@ -21,12 +21,16 @@ ANSWER_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RayView:
-    """One look. `rows` are Ray's node table, dead ones included; None, and why, where nobody told it."""
+    """One look. `rows` are Ray's node table, dead ones included; None, and why, where nobody told it.
+
+    `dashboard` is where Ray's dashboard says that it listens, "host:port"; None where nobody told.
+    """
 
     head: effective.Head
     installed: effective.Installed
     rows: tuple[messages.NodeRow, ...] | None
     error: str = ""
+    dashboard: str | None = None
 
 
 async def look(address: str, settings: Settings | None, environ: Mapping[str, str]) -> RayView:
@@ -37,20 +41,34 @@ async def look(address: str, settings: Settings | None, environ: Mapping[str, st
         settings: The cluster file, None for a cluster of which there is none here.
         environ: This process's environment; in token mode with RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH.
     """
-    host, port = _split(address)
-    process = await asyncio.to_thread(gcs_process.find, port) if _is_here(host) else None
-    refused = await _refused(host, port)
-    rows, config, error = (None, None, refused) if refused else await _ask(address, environ)
+    host, port = split(address)
+    process = await asyncio.to_thread(gcs_process.find, port) if is_here(host) else None
+    said = await ask(address, environ)
+    config = said.config
     if config is None and process is not None:
         config = process.config
-    running = process is not None or refused is None
+    running = process is not None or said.accepted
     head = effective.Head(running, config, process.environ if process else None)
-    return RayView(head, await _installed(settings, environ, head), rows, error or "")
+    installed = await _installed(settings, environ, head)
+    return RayView(head, installed, said.rows, said.error, said.dashboard)
 
 
-async def _ask(
-    address: str, environ: Mapping[str, str]
-) -> tuple[tuple[messages.NodeRow, ...] | None, Mapping[str, object] | None, str | None]:
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a GCS said; None where it did not, and why. `accepted`: somebody accepts connections there."""
+
+    rows: tuple[messages.NodeRow, ...] | None = None
+    config: Mapping[str, object] | None = None
+    dashboard: str | None = None
+    error: str = ""
+    accepted: bool = True
+
+
+async def ask(address: str, environ: Mapping[str, str]) -> Said:
+    """Ask the GCS at `address` alone; `environ` as for `look`."""
+    refused = await _refused(*split(address))
+    if refused:
+        return Said(error=refused, accepted=False)
     auth = {name: environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH") if name in environ}
     os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **auth})
 
@@ -61,18 +79,20 @@ async def _ask(
 
     gcs = (await asyncio.to_thread(load))(address, ANSWER_S)
     try:
-        listed, config = await asyncio.gather(gcs.list_nodes(), gcs.system_config())
+        listed, config, dashboard = await asyncio.gather(
+            gcs.list_nodes(), gcs.system_config(), gcs.dashboard()
+        )
     finally:
         await gcs.close()
     if isinstance(listed, messages.NodesListed):
-        return listed.rows, config, None
-    return None, config, listed.detail
+        return Said(listed.rows, config, dashboard)
+    return Said(None, config, dashboard, listed.detail)
 
 
 async def _installed(
     settings: Settings | None, environ: Mapping[str, str], head: effective.Head
 ) -> effective.Installed:
-    names = effective.names(settings, environ, head)
+    names = variables.names(settings, environ, head)
     readers = await asyncio.to_thread(ray_install.readers, names)
     defaults = await ray_install.defaults() if effective.needs_defaults(head) else {}
     return effective.Installed(ray_install.version(), defaults, readers)
@@ -93,12 +113,13 @@ async def _refused(host: str, port: int) -> str | None:
     return None
 
 
-def _split(address: str) -> tuple[str, int]:
+def split(address: str) -> tuple[str, int]:
+    """Host, without brackets, and port."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
     """Whether an address is this machine's: only its own can be bound."""
     with contextlib.suppress(OSError):
         for family, kind, protocol, _, where in socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM):

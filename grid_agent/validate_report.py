@@ -18,6 +18,7 @@ from grid_agent.exits import Exit
 
 SCHEMA = Path(__file__).with_name("validate.schema.json")
 Status = Literal["pass", "warn", "fail"]
+Asked = Literal["agent", "raylets"]
 RayState = Literal["ALIVE", "DEAD", "ABSENT"]
 OF_EXIT: dict[Exit, Status] = {Exit.PASS: "pass", Exit.WARN: "warn"}
 
@@ -116,8 +117,9 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Monitored:
-    """What `--monitor` saw: polls of the agent, those without an answer, and every node."""
+    """What `--monitor` saw: polls of the agent or of every raylet, those without an answer, every node."""
 
+    asked: Asked
     seconds: float
     polls: int
     unanswered: int

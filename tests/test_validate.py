@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -11,6 +12,7 @@ from rich.console import Console
 from config import loader, tuning
 from config.settings import RayConfig, Settings
 from grid_agent import validate as validation
+from grid_agent import validate_address
 from grid_agent import validate_report as reports
 from grid_agent.core import effective
 from grid_agent.core.messages import NodeRow
@@ -178,6 +180,35 @@ def test_the_monitor_sums_up_and_keeps_the_worst_moment() -> None:
     assert monitor.lines()[-1] == "t  worker1  DEAD -> ALIVE"
 
 
+def seen_of(*beats: dict[str, Any], within_s: float | None = None) -> tuple[int, float | None, float | None]:
+    """Of one node: misses, p50 and p99."""
+    monitor = Monitor(lambda _: None)
+    observer = {"status": "pass"} | ({} if within_s is None else {"silence_suspected_within_s": within_s})
+    for beat in beats:
+        monitor.see({**HEALTH, "observer": observer, "nodes": [{**HEALTH["nodes"][0], "heartbeat": beat}]})
+    (found,) = monitor.report().nodes
+    return found.missed, found.rtt_ms.p50, found.rtt_ms.p99
+
+
+def beat(age_s: float | None, last: float | None, shortest: float | None = 0.3) -> dict[str, Any]:
+    return {"age_s": age_s, "rtt_ms": shortest, "last_rtt_ms": last}
+
+
+def test_an_answer_is_late_only_when_the_agent_would_suspect_it() -> None:
+    slow_pace = [beat(age_s, 0.5) for age_s in (0.5, 1.5, 2.5, 3.5, 4.5)]
+    assert seen_of(*slow_pace, within_s=20.0)[0] == 0
+    assert seen_of(*slow_pace, within_s=4.0)[0] == 1
+    assert seen_of(*slow_pace)[0] == 3
+
+
+def test_each_round_trip_counts_once_and_spikes_are_seen() -> None:
+    repeated = [beat(0.5, 0.5), beat(1.5, 0.5), beat(2.5, 0.5), beat(0.5, 80.0), beat(0.4, 80.0)]
+    assert seen_of(*repeated, within_s=20.0) == (0, 80.0, 80.0)  # 0.5 once, 80 twice
+    spike = [*(beat(0.4, 0.4 + n / 1000) for n in range(9)), beat(0.4, 60.0)]
+    assert seen_of(*spike) == (0, 0.405, 60.0)
+    assert seen_of(beat(None, None, None)) == (1, None, None)
+
+
 def test_a_terminal_gets_a_live_table_and_a_pipe_plain_lines() -> None:
     reports_ = iter([HEALTH, HEALTH])
     screen, plain = io.StringIO(), list[str]()
@@ -264,22 +295,61 @@ async def test_an_agent_that_hangs_is_stale() -> None:
     assert found["incidents"].status == "warn"
 
 
-async def test_a_cluster_without_a_file_says_what_it_cannot_know() -> None:
-    seen = RayView(effective.Head(True, {}, None), effective.Installed("2.60.0"), (row("a"), row("b")))
-
+async def by_address(seen: RayView, dashboard: str | None, address: str = "10.0.0.1:6379") -> dict[str, Any]:
     async def look() -> RayView:
         return seen
 
-    with answering({"/api/version": (200, {"ray_version": "2.60.0"})}) as dashboard:
-        report = await validation.validate_address(
-            "10.0.0.1:6379", look, dashboard, ray_token=None, environ={}
-        )
+    report = await validate_address.validate_address(address, look, dashboard, ray_token=None, environ={})
+    return {"report": report, **{check.name: check for check in report.checks}}
+
+
+ELSEWHERE = RayView(effective.Head(True, {}, None), effective.Installed("2.60.0"), (row("a"), row("b")))
+
+
+async def test_a_cluster_without_a_file_says_what_it_cannot_know() -> None:
+    with answering(DASHBOARD) as dashboard:
+        found = await by_address(ELSEWHERE, dashboard)
+    report = found["report"]
     names = [check.name for check in report.checks]
     assert names.count("not known") == 3
     assert {"gcs", "ray a", "ray b"} <= set(names)
     assert report.detection is None
     assert {row.source for row in report.settings} == {"unknown"}
     assert validation.verdict(report.checks) is Exit.WARN
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "word"),
+    [(None, "warn", "without a token was answered (200)"), ("secret", "pass", "is refused (401)")],
+)
+async def test_without_a_file_authentication_is_tried_not_believed(
+    token: str | None, status: str, word: str
+) -> None:
+    with answering(DASHBOARD, token) as dashboard:
+        where = dashboard.removeprefix("http://")
+        found = await by_address(replace(ELSEWHERE, dashboard=where), None, "127.0.0.1:6379")
+    assert found["auth"].status == status
+    assert word in found["auth"].detail
+    assert where in found["dashboard"].detail
+
+
+async def test_without_a_file_no_other_clusters_dashboard_is_asked() -> None:
+    with answering(DASHBOARD) as dashboard:
+        port = dashboard.rsplit(":", 1)[1]
+        there = replace(ELSEWHERE, dashboard=f"127.0.0.1:{port}")
+        found = await by_address(there, None, "192.0.2.1:6379")  # not an address of this machine
+    assert f"listens on 127.0.0.1:{port} of the head host only" in found["dashboard"].detail
+    assert found["auth"].detail.startswith("not known")
+    found = await by_address(ELSEWHERE, None)
+    assert "the GCS does not say where it listens" in found["dashboard"].detail
+
+
+async def test_a_head_that_demands_a_token_although_the_file_says_disabled_fails() -> None:
+    guarded = answering(DASHBOARD, "secret")
+    with guarded as dashboard, answering({"/cluster/health": (200, HEALTH)}) as agent:
+        found = await checks(settings(dashboard), agent, ray_token="secret")
+    assert found["auth"].status == "fail"
+    assert "is refused (401), but the file says disabled" in found["auth"].detail
 
 
 def test_the_schema_that_is_shipped_is_the_one_of_the_code() -> None:

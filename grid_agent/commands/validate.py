@@ -3,22 +3,25 @@
 import asyncio
 import json
 import os
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from config.paths import StatePaths
 from config.settings import Settings
-from grid_agent import api_client, show
+from grid_agent import api_client, ray_view, show
 from grid_agent import validate as validation
+from grid_agent import validate_address as by_address
 from grid_agent import validate_report as reports
 from grid_agent.commands import common
 from grid_agent.core import raystart
 from grid_agent.edges.transports import Transports
 from grid_agent.exits import Exit
 from grid_agent.monitor import SEVERITY, Monitor, watch
-from grid_agent.ray_view import look
+
+Ask = Callable[[], dict[str, Any]]
 
 
 def validate(
@@ -29,8 +32,9 @@ def validate(
         typer.Option(metavar="HOST:PORT", help="A GCS: check a cluster that grid-agent did not start."),
     ] = None,
     dashboard: Annotated[
-        str, typer.Option(metavar="URL", help="With --address: where Ray's dashboard answers.")
-    ] = "http://127.0.0.1:8265",
+        str | None,
+        typer.Option(metavar="URL", help="With --address: Ray's dashboard, if not where its GCS says."),
+    ] = None,
     monitor: Annotated[
         float | None, typer.Option(min=1, metavar="SECONDS", help="Then watch for so long, and sum up.")
     ] = None,
@@ -44,22 +48,26 @@ def validate(
     if schema:
         typer.echo(reports.SCHEMA.read_text(encoding="utf-8"), nl=False)
         return
-    if address is not None and (config is not None or monitor is not None):
-        common.fail("--address goes without -c and --monitor: there is no file and no agent", Exit.USAGE)
+    if address is not None and config is not None:
+        common.fail("--address goes without -c: there is no file of it", Exit.USAGE)
     settings = None if address is not None else common.load(config)
     common.refuse_malformed(settings)
+    environ = dict(os.environ)
     if settings is None:
-        report = asyncio.run(_of_address(common.gcs_address(address or ""), dashboard.rstrip("/")))
-        url = token_file = ""
+        where, exports = common.gcs_address(address or ""), {}
+        report = asyncio.run(_of_address(where, dashboard, environ))
     else:
-        exports = common.exports(common.in_force(settings))
-        url, token_file = exports["GRID_AGENT_URL"], exports["GRID_AGENT_TOKEN_FILE"]
-        report = asyncio.run(_of_file(settings, exports))
+        where, exports = raystart.connect_address(settings), common.exports(common.in_force(settings))
+        environ |= {name: value for name, value in exports.items() if name.startswith("RAY_AUTH")}
+        report = asyncio.run(_of_file(settings, exports, environ))
     code = validation.verdict(report.checks)
     if output is common.Format.TEXT:
         rows = [(c.status, c.name, c.detail) for c in report.checks]
         typer.echo("\n".join(show.table(("STATUS", "CHECK", "DETAIL"), rows)))
-    seen = _watch(url, token_file, monitor, output) if monitor is not None else None
+    has_agent = any(check.name == "agent" and not check.unreachable for check in report.checks)
+    ask = _agent(exports) if has_agent else _raylets(where, environ)
+    asked: reports.Asked = "agent" if has_agent else "raylets"
+    seen = _watch(ask, monitor, output, asked) if monitor is not None else None
     if seen is not None:
         code = max(code, seen.worst, key=SEVERITY.index)
         if output is common.Format.TEXT:
@@ -70,40 +78,45 @@ def validate(
     raise typer.Exit(code)
 
 
-def _watch(url: str, token_file: str, seconds: float, output: common.Format) -> Monitor:
-    token = common.read_secret(token_file)
-    as_text = output is common.Format.TEXT
-    console = Console() if as_text else None
-    return watch(
-        lambda: api_client.get(url, "/health", token),
-        seconds,
-        typer.echo if as_text else lambda _: None,
-        console,
-    )
+def _agent(exports: dict[str, str]) -> Ask:
+    """Reads the agent's health report."""
+    token = common.read_secret(exports["GRID_AGENT_TOKEN_FILE"])
+    return lambda: api_client.get(exports["GRID_AGENT_URL"], "/health", token)
 
 
-async def _of_file(settings: Settings, exports: dict[str, str]) -> reports.Report:
+def _raylets(where: str, environ: dict[str, str]) -> Ask:
+    """Asks the GCS, and every raylet."""
+    from grid_agent.watch_raylets import Raylets  # noqa: PLC0415 - it loads gRPC
+
+    return Raylets(lambda: ray_view.ask(where, environ), where)
+
+
+def _watch(ask: Ask, seconds: float, output: common.Format, asked: reports.Asked) -> Monitor:
+    if output is not common.Format.TEXT:
+        return watch(ask, seconds, lambda _: None, asked=asked)
+    if asked == "raylets":
+        typer.echo("no agent is asked: what follows is from the GCS and a check of every raylet")
+    return watch(ask, seconds, typer.echo, Console(), asked)
+
+
+async def _of_file(settings: Settings, exports: dict[str, str], environ: dict[str, str]) -> reports.Report:
     ways = Transports(settings, StatePaths.of(settings.cluster, os.environ))
-    environ = {**os.environ, "RAY_AUTH_MODE": exports["RAY_AUTH_MODE"]}
-    if "RAY_AUTH_TOKEN_PATH" in exports:
-        environ["RAY_AUTH_TOKEN_PATH"] = exports["RAY_AUTH_TOKEN_PATH"]
     return await validation.validate(
         settings,
         ways.call,
         exports["GRID_AGENT_URL"],
-        lambda: look(raystart.connect_address(settings), settings, environ),
+        lambda: ray_view.look(raystart.connect_address(settings), settings, environ),
         api_token=common.read_secret(exports["GRID_AGENT_TOKEN_FILE"]),
         ray_token=common.read_secret(exports.get("RAY_AUTH_TOKEN_PATH")),
         environ=dict(os.environ),
     )
 
 
-async def _of_address(address: str, dashboard: str) -> reports.Report:
-    environ = dict(os.environ)
-    return await validation.validate_address(
+async def _of_address(address: str, dashboard: str | None, environ: dict[str, str]) -> reports.Report:
+    return await by_address.validate_address(
         address,
-        lambda: look(address, None, environ),
-        dashboard,
+        lambda: ray_view.look(address, None, environ),
+        dashboard and dashboard.rstrip("/"),
         ray_token=common.read_secret(environ.get("RAY_AUTH_TOKEN_PATH")),
         environ=environ,
     )

@@ -4,25 +4,17 @@ Pure. Ray takes a setting from `--system-config` of the head, which every node o
 from the RAY_ variable of the process itself, else its default (ray/_private/node.py, `_resolve_ray_config`).
 """
 
-import difflib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from config import ray_names, tuning
-from config.paths import StatePaths
-from config.ray_settings import FOR_CLIENTS, HEAD, KNOWN, SET_BY_RAY
-from config.settings import Node, RayConfig, Settings
-from grid_agent.core import raystart
+from config.ray_settings import KNOWN
+from config.settings import Settings
 
 Status = Literal["pass", "warn", "fail"]
 Source = Literal["system-config", "env", "default", "unknown"]
 PREFIX = "RAY_"
-_SECRET = re.compile("TOKEN|PASSWORD|SECRET|KEY", re.IGNORECASE)
-ENVIRONMENT = "environment"
-OF_THE_GCS = "environment of the GCS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +101,7 @@ def of_cluster(head: Head, installed: Installed) -> list[Setting]:
     for name in dict.fromkeys(tuning.READS.values()):
         value, source = in_force(name, head, installed)
         text = "could not be read" if source == "unknown" else f"{value} ({source}): {KNOWN[name].effect}"
-        found.append(_row(Ask(name, None, "nobody"), name, (value, source), "pass", text))
+        found.append(setting_of(Ask(name, None, "nobody"), name, (value, source), "pass", text))
     return found
 
 
@@ -126,100 +118,14 @@ def _mapped(row: tuning.Row, head: Head, installed: Installed) -> Setting:
     else:
         status = "fail"
         text += f", but {value} ({source}) is in force: stop.py, then start.py brings it to the file"
-    made = _row(Ask(name, row.asked_value, "file"), row.reads, (value, source), status, text)
+    made = setting_of(Ask(name, row.asked_value, "file"), row.reads, (value, source), status, text)
     return replace(made, effect=row.effect)
 
 
-def of_variables(
-    settings: Settings | None, environ: Mapping[str, str], head: Head, installed: Installed
-) -> list[Setting]:
-    """Every RAY_ variable of this environment, of the nodes' `env` and of the running GCS.
-
-    Left out are those that drivers and Ray's tools read here: they are in force where they stand.
-    """
-    found = [_of_shell(ask, head, installed) for ask in _asked(environ, ENVIRONMENT)]
-    for node in settings.nodes if settings else ():
-        found += [_of_node(ask, node, head, installed) for ask in _asked(node.env, f"env of {node.name}")]
-    ours = _given_by_us(settings)
-    gcs = (ask for ask in _asked(head.environ or {}, OF_THE_GCS) if ask.name not in ours)
-    found += [_of_gcs(ask, head, installed) for ask in gcs]
-    return [setting for setting in found if setting is not None]
-
-
-def names(settings: Settings | None, environ: Mapping[str, str], head: Head) -> set[str]:
-    """The variables of which `Installed.readers` must say who reads them."""
-    nodes = (node.env for node in (settings.nodes if settings else ()))
-    return {ask.name for where in (environ, *nodes, head.environ or {}) for ask in _asked(where, "")}
-
-
-def _asked(environ: Mapping[str, str], where: str) -> list[Ask]:
-    return [
-        Ask(name, "(not shown)" if _SECRET.search(name) else value, where)
-        for name, value in sorted(environ.items())
-        if name.startswith(PREFIX) and name not in FOR_CLIENTS
-    ]
-
-
-def _given_by_us(settings: Settings | None) -> set[str]:
-    """Variables of the head that nobody asked for, or that are reported with the file."""
-    if settings is None:
-        return set(SET_BY_RAY)
-    nowhere = StatePaths(Path("/"))
-    return {*SET_BY_RAY, *raystart.head_env(settings, {}, nowhere), *settings.head.env}
-
-
-def _of_shell(ask: Ask, head: Head, installed: Installed) -> Setting | None:
-    if _read_by_nobody(ask, installed):
-        return _unread(ask, installed)
-    if installed.readers[ask.name] == "Python":
-        return None  # of a driver, and in force there
-    now = in_force(ask.key, head, installed)
-    how = "" if now[1] == "unknown" else f"; {now[0]} ({now[1]}) is in force"
-    text = f"start.py hands no {PREFIX}* of the shell on{how}; set it under ray: or in env of a node"
-    return _row(ask, ask.key, now, "warn", text)
-
-
-def _of_node(ask: Ask, node: Node, head: Head, installed: Installed) -> Setting:
-    if _read_by_nobody(ask, installed):
-        return _unread(ask, installed)
-    own = tuning.plan(RayConfig()).system_config
-    if ask.key in (own if head.system_config is None else head.system_config):
-        text = "has no effect: --system-config of the head wins; set it under ray:"
-        return _row(ask, ask.key, in_force(ask.key, head, installed), "warn", text)
-    if ask.key in KNOWN and KNOWN[ask.key].read_by == HEAD and node.role != "head":
-        text = "has no effect: only the GCS reads it, which runs on the head"
-        return _row(ask, ask.key, in_force(ask.key, head, installed), "warn", text)
-    text = f"for the processes of {node.name}"
-    return _row(ask, ask.key, (ask.value, "env"), "pass", text)
-
-
-def _of_gcs(ask: Ask, head: Head, installed: Installed) -> Setting:
-    if _read_by_nobody(ask, installed):
-        return _unread(ask, installed)
-    now = in_force(ask.key, head, installed)
-    if now[1] == "system-config":
-        text = f"has no effect: --system-config says {now[0]}, and wins"
-        return _row(ask, ask.key, now, "warn", text)
-    return _row(ask, ask.key, now, "pass", "in force in the GCS")
-
-
-def _read_by_nobody(ask: Ask, installed: Installed) -> bool:
-    return ask.name in ray_names.DEAD or installed.readers.get(ask.name) is None
-
-
-def _unread(ask: Ask, installed: Installed) -> Setting:
-    text = f"set in {ask.where}, but Ray {installed.version or 'here'} reads no such name"
-    modern = ray_names.DEAD.get(ask.name)
-    near = None if modern else next(iter(difflib.get_close_matches(ask.name, _KNOWN_NAMES, 1, 0.85)), None)
-    advice = f"the setting of today is {modern}" if modern else "unset it"
-    text += f"; did you mean {near}?" if near else f"; {advice}"
-    return Setting(ask.name, ask.value, ask.where, None, None, "unknown", "nothing", "none", "warn", text)
-
-
-_KNOWN_NAMES = sorted(f"{PREFIX}{key}" for key in {*KNOWN, *ray_names.INTEGERS, *ray_names.FLOATS})
-
-
-def _row(ask: Ask, reads: str, now: tuple[int | str | None, Source], status: Status, detail: str) -> Setting:
+def setting_of(
+    ask: Ask, reads: str, now: tuple[int | str | None, Source], status: Status, detail: str
+) -> Setting:
+    """What became of one ask; `now` is the value in force and where it came from."""
     about = KNOWN.get(reads)
     read_by = about.read_by if about else "the processes that have a use for it"
     effect = about.effect if about else "see Ray's ray_config_def.h"

@@ -104,8 +104,8 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
     if known is None or getattr(event, "node_id", None) != known.node_id:
         return node
     match event:
-        case m.HeartbeatAnswered(_, _, rtt_ms):
-            return replace(node, heartbeat=Heartbeat(answered_at=now, rtt_ms=rtt_ms))
+        case m.HeartbeatAnswered(_, _, rtt_ms, last_ms):
+            return replace(node, heartbeat=Heartbeat(answered_at=now, rtt_ms=rtt_ms, last_rtt_ms=last_ms))
         case m.WorkListed(_, _, work):
             return replace(node, work=replace(work, at=now))
         case m.HeartbeatMissed(_, _, how, detail):

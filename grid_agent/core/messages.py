@@ -25,11 +25,15 @@ from grid_agent.core.model import (
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatAnswered:
-    """The raylet's own health service said SERVING."""
+    """The raylet's own health service said SERVING.
+
+    `rtt_ms` is the shortest of the last few round trips, `last_rtt_ms` that of this answer.
+    """
 
     node: str
     node_id: str
     rtt_ms: float
+    last_rtt_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

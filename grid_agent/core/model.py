@@ -127,6 +127,7 @@ class Heartbeat:
     missed_at: float | None = None
     last_miss: Miss | None = None
     detail: str = ""
+    last_rtt_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ DISK_WARN_SHARE = 0.10
 MEMORY_WARN_SHARE = 0.10  # Ray's memory monitor kills workers above 95 %
 STORE_SHARE = 0.3  # Ray's default object store, of the host's memory
 STORE_LEAST_MB = 75
+# How far Python must agree for Ray, "patch" by default (ray/_private/utils.py, check_version_info).
+LEVEL = "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"
 HOST_KEY = ("host_key_changed", "host_key_unknown")
 
 
@@ -51,7 +53,7 @@ def of_host(settings: Settings, node: Node, asked: Asked, versions: Mapping[str,
         settings: The cluster.
         node: Whose host answered.
         asked: What it answered.
-        versions: Ray and Python of the head: {"ray": "2.60.0", "python": "3.11"}.
+        versions: Ray and Python of the head: {"ray": "2.60.0", "python": "3.11.7"}.
     """
     return [Finding(node.name, *row) for row in _of_host(settings, node, asked, versions)]
 
@@ -69,7 +71,7 @@ def _of_host(settings: Settings, node: Node, asked: Asked, versions: Mapping[str
     if settings.ssh is not None and node.role == "worker":
         yield "ssh", "pass", "reached"
         yield "host key", "pass", "is the known one"
-    yield _ray(answer["ray"], versions)
+    yield _ray(answer["ray"], versions, node.env.get(LEVEL))
     yield _clock(asked)
     yield _nofile(*answer["nofile"])
     yield _disk(answer["disk"])
@@ -79,18 +81,36 @@ def _of_host(settings: Settings, node: Node, asked: Asked, versions: Mapping[str
     yield _others(answer["others"], alone=settings.ssh is not None)
 
 
-def _ray(found: Answer, versions: Mapping[str, str]) -> Row:
-    want = f"Ray {versions['ray']} on Python {versions['python']}"
-    if found["command"] is None:
+def _ray(found: Answer, versions: Mapping[str, str], level: str | None) -> Row:
+    """As Ray compares: its own version, and Python's to the last digit unless `level` says minor."""
+    ray, python, where = versions["ray"], versions["python"], found["command"]
+    want = f"Ray {ray} on Python {python}"
+    if where is None:
         text = "there is no `ray` command: install Ray there, or set ssh.ray_bin (ray_bin of the node)"
         return "ray", "fail", text
-    have = [f"Ray {ray} on Python {python}" for ray, python in found["versions"]]
+    have = [(theirs, _whole(minor, found.get("python"))) for theirs, minor in found["versions"]]
     if not have:
-        return "ray", "warn", f"{found['command']}: its version could not be read; the head has {want}"
-    if want in have:
-        return "ray", "pass", f"{found['command']}: {want}"
-    text = f"{found['command']} is {' and '.join(have)}; the head has {want}: install that, or set ray_bin"
-    return "ray", "fail", text
+        return "ray", "warn", f"{where}: its version could not be read; the head has {want}"
+    if (ray, python) in have:
+        return "ray", "pass", f"{where}: {want}"
+    text = f"{where} is {' and '.join(f'Ray {r} on Python {p}' for r, p in have)}; the head has {want}"
+    alike = [p for r, p in have if r == ray and _minor(p) == _minor(python)]
+    if not alike:
+        return "ray", "fail", f"{text}: install that, or set ray_bin"
+    if level == "minor":
+        return "ray", "pass", f"{text}, and {LEVEL} lets it join"
+    if _minor(python) in alike:
+        return "ray", "warn", f"{text}: the last digit could not be read, and Ray lets no other join"
+    return "ray", "fail", f"{text}: Ray lets no other join; install that, or set {LEVEL}: minor in its env"
+
+
+def _whole(minor: str, version: str | None) -> str:
+    """The whole version of the Python that a Ray is installed for, where it is the one that was asked."""
+    return version if version is not None and _minor(version) == minor else minor
+
+
+def _minor(python: str) -> str:
+    return ".".join(python.split(".")[:2])
 
 
 def _clock(asked: Asked) -> Row:

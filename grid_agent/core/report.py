@@ -114,7 +114,6 @@ def silence_suspected_within_s(rotation_s: float, policy: Policy) -> float:
 def _node(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[str, Any]:
     beat = node.heartbeat
     age_s = None if beat.answered_at is None else round(now - beat.answered_at, 3)
-    rtt_ms = None if beat.rtt_ms is None else round(beat.rtt_ms, 3)
     return {
         "name": node.name,
         "host": node.host,
@@ -122,10 +121,14 @@ def _node(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[
         "state": str(node.state),
         "since": iso(node.since),
         "cause": None if node.cause is None else str(node.cause),
-        "heartbeat": {"age_s": age_s, "rtt_ms": rtt_ms},
+        "heartbeat": {"age_s": age_s, "rtt_ms": _ms(beat.rtt_ms), "last_rtt_ms": _ms(beat.last_rtt_ms)},
         "gpus": gpu_report.counts(node),
         "action": _asked(node) or action(belief, node, now, policy),
     }
+
+
+def _ms(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _asked(node: NodeBelief) -> str | None:

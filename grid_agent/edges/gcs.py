@@ -1,8 +1,8 @@
 """The GCS: its node table, and telling it that a node is dead. The one file that knows Ray's private parts.
 
-It speaks four RPCs of the GCS (GetAllNodeInfo, UnregisterNode, GetInternalConfig, DrainNode) over one
-channel, with Ray's own generated stubs, proved on the Ray minor version below. On another version the table
-comes from the public `ray.nodes()`, and Ray is not told: its own health check then finds the death later.
+It speaks five RPCs of the GCS (GetAllNodeInfo, UnregisterNode, GetInternalConfig, DrainNode, InternalKVGet)
+over one channel, with Ray's own generated stubs, proved on the Ray minor version below. On another version
+the table comes from the public `ray.nodes()`, and Ray is not told: its own health check then finds the death.
 """
 
 import asyncio
@@ -70,6 +70,14 @@ class Gcs:
             return None
         return found
 
+    async def dashboard(self) -> str | None:
+        """Where Ray's dashboard listens, "host:port", as it wrote down itself; None when that is not told."""
+        try:
+            return await asyncio.wait_for(self._open().dashboard(self._timeout_s), self._timeout_s + 1.0)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the answer is unknown
+            log.debug("the GCS did not tell of its dashboard: %s", _one_line(error))
+            return None
+
     async def close(self) -> None:
         """Close the channel."""
         if self._api is not None:
@@ -92,6 +100,8 @@ class _Api(Protocol):
     async def drain(self, node_id: str, text: str, until_at: float, timeout_s: float) -> str | None: ...
 
     async def config(self, timeout_s: float) -> dict[str, Any]: ...
+
+    async def dashboard(self, timeout_s: float) -> str | None: ...
 
     async def close(self) -> None: ...
 
@@ -158,6 +168,13 @@ class _Private:
         _check(reply.status)
         return dict(json.loads(reply.config or "{}"))
 
+    async def dashboard(self, timeout_s: float) -> str | None:
+        # Written by ray/dashboard/head.py; the names are in ray/_private/ray_constants.py.
+        request = self._pb.InternalKVGetRequest(key=b"dashboard", namespace=b"dashboard")
+        reply = await self._kv.InternalKVGet(request, timeout=timeout_s)
+        _check(reply.status)
+        return bytes(reply.value).decode() or None
+
     async def close(self) -> None:
         await self._channel.close()
 
@@ -192,6 +209,10 @@ class _Public:
 
     async def config(self, timeout_s: float) -> dict[str, Any]:
         message = f"Ray {ray.__version__} was not proved with GetInternalConfig"
+        raise NotImplementedError(message)
+
+    async def dashboard(self, timeout_s: float) -> str | None:
+        message = f"Ray {ray.__version__} was not proved with InternalKVGet"
         raise NotImplementedError(message)
 
     async def close(self) -> None:

@@ -24,8 +24,8 @@ from grid_agent.edges.pace import Pace
 CHECK = "/grpc.health.v1.Health/Check"
 SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 CONNECT_S = 0.5
-# Of so many round trips the shortest is reported. A longer one now and then is this machine's own waiting for
-# a CPU (an idle process beside the agent sees the same), not the way to the node.
+# Of so many round trips the shortest is reported, beside the newest. A longer one now and then is this
+# machine's own waiting for a CPU (an idle process beside the agent sees the same), not the way to the node.
 RTTS = 5
 TOGETHER = 10  # checks that are begun at once
 AGAIN_S = (0.0, 0.005, 0.02, 0.1)
@@ -149,8 +149,9 @@ class _Line:
             return self._missed(Miss.TIMED_OUT, type(error).__name__)
         if answer != SERVING:
             return self._missed(Miss.NOT_SERVING, f"health status {answer.hex() or 'empty'}")
-        self._rtts_ms.append((time.perf_counter() - begun) * 1000.0)
-        return m.HeartbeatAnswered(self._name, self.to.node_id, min(self._rtts_ms))
+        took_ms = (time.perf_counter() - begun) * 1000.0
+        self._rtts_ms.append(took_ms)
+        return m.HeartbeatAnswered(self._name, self.to.node_id, min(self._rtts_ms), took_ms)
 
     def close(self) -> None:
         """Stop watching; the channel is closed in the background."""

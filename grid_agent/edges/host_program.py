@@ -959,13 +959,14 @@ def _installed(command: str) -> set[tuple[str, str]]:
 def _check_versions(command: str, env: dict[str, str], expect: dict[str, str]) -> None:
     """Raises HostError when the command is missing or is another Ray or Python than `expect`.
 
-    Where nothing can be read the start goes on: Ray compares for itself, too.
+    Where nothing can be read the start goes on: Ray compares for itself, too, and Python to the last digit.
     """
     path = shutil.which(command, path=env.get("PATH", os.defpath))
     if path is None:
         raise _no_ray(command, env, "there is no such command")
     found = _installed(path)
-    if not found or (expect["ray"], expect["python"]) in found:
+    minor = ".".join(expect["python"].split(".")[:2])
+    if not found or (expect["ray"], minor) in found:
         return
     here = " and ".join(f"Ray {ray} on Python {python}" for ray, python in sorted(found))
     raise HostError(

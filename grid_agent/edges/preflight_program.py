@@ -1,7 +1,8 @@
 """What runs on a host before a start: facts about it, and whether its ports can be reached from the others.
 
-Starts nothing and changes nothing. Called by `preflight` in a thread here or piped to `python3` over SSH, as
-`host_program` is; therefore one file, the standard library of Python 3.9 only.
+Changes nothing, and starts nothing but Python, to ask for its version. Called by `preflight` in a thread
+here or piped to `python3` over SSH, as `host_program` is; therefore one file, the standard library of
+Python 3.9 only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import pwd
 import resource
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 GPU_S = 3.0
+PYTHON_S = 5.0
 CONNECT_S = 1.0
 BANNER_S = 0.5
 AGAIN_S = 0.05
@@ -47,6 +50,21 @@ def _installed(command: str) -> list[list[str]]:
         for info in path.parent.parent.glob("lib*/python3*/*-packages/ray-*.dist-info"):
             found.add((info.name[len("ray-") : -len(".dist-info")], info.parent.parent.name[len("python") :]))
     return [list(pair) for pair in sorted(found)]
+
+
+def _python(command: str, path: str) -> str | None:
+    """Version ("3.11.7") of the Python that a command names in its first line, else of the one beside it."""
+    words = _read(command).split(b"\n", 1)[0].decode("utf-8", "replace").lstrip("#! ").split()
+    first = [words] if any(Path(word).name.startswith("python") for word in words) else []
+    beside = [[str(Path(command).parent / name)] for name in ("python3", "python")]
+    for argv in [*first, *beside]:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            ask = [*argv, "-I", "-S", "-c", "import sys; print('%d.%d.%d' % sys.version_info[:3])"]
+            said = subprocess.run(
+                ask, capture_output=True, text=True, timeout=PYTHON_S, check=True, env={"PATH": path}
+            )
+            return said.stdout.strip()
+    return None
 
 
 def _folder(path: str) -> dict[str, Any]:
@@ -120,15 +138,20 @@ def facts(request: dict[str, Any]) -> dict[str, Any]:
     """How this host is.
 
     Request: command (the `ray` command), path (where to look for it), temp_dir, gcs_addresses of the
-    cluster. Answer: now (seconds since the epoch), ray {command, versions}, nofile [soft, hard], disk and
-    shm {path, free_mb, total_mb, writable} or {error}, memory {total_mb, available_mb}, gpus {seen,
+    cluster. Answer: now (seconds since the epoch), ray {command, versions, python}, nofile [soft, hard],
+    disk and shm {path, free_mb, total_mb, writable} or {error}, memory {total_mb, available_mb}, gpus {seen,
     why}, others [{pid, name, user, gcs_address}].
     """
-    command = shutil.which(_home(request["command"]), path=":".join(map(_home, request["path"].split(":"))))
+    path = ":".join(map(_home, request["path"].split(":")))
+    command = shutil.which(_home(request["command"]), path=path)
     return {
         "ok": True,
         "now": time.time(),
-        "ray": {"command": command, "versions": _installed(command) if command else []},
+        "ray": {
+            "command": command,
+            "versions": _installed(command) if command else [],
+            "python": _python(command, path) if command else None,
+        },
         "nofile": list(resource.getrlimit(resource.RLIMIT_NOFILE)),
         "disk": _folder(request["temp_dir"]),
         "shm": _folder("/dev/shm"),  # noqa: S108 - what Ray uses

@@ -101,5 +101,4 @@ class Transports:
 
 def versions_here() -> Mapping[str, str]:
     """Ray and Python of the head: what a worker must have, too."""
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return {"ray": importlib.metadata.version("ray"), "python": python}
+    return {"ray": importlib.metadata.version("ray"), "python": ".".join(map(str, sys.version_info[:3]))}

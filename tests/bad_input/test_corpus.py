@@ -79,7 +79,7 @@ COMMANDS = [
     (("validate", "--address", "nowhere"), "is no address of a GCS"),
     (("validate", "--address", "h:0"), "is no address of a GCS"),
     (("validate", "--address", "-oX:22 ;rm"), "is no address of a GCS"),
-    (("validate", "--address", "h:6379", "--monitor", "5"), "goes without -c and --monitor"),
+    (("validate", "--address", "h:6379", "-c", "x"), "goes without -c"),
     (("validate", "-c", "/nowhere"), "there is no such file; check the path after -c"),
     (("validate", "-c", "/"), "is a folder; name a file in it"),
     (("validate", "-c", "/dev/null"), "is not a regular file"),

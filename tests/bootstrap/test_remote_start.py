@@ -73,7 +73,7 @@ def request(node="w", auth="token", expect=None, **changes):
         state=state,
         timeout_s=20,
         lock_wait_s=1,
-        versions=expect or {"ray": "2.60.0", "python": "3.11"},
+        versions=expect or {"ray": "2.60.0", "python": "3.11.7"},
     )
 
 
@@ -102,7 +102,7 @@ def test_another_version_is_named_and_nothing_is_run(home, ray, python, named):
     answer = host_program.handle(request(auth="disabled"))
     assert answer["error"] == "version"
     assert named in answer["detail"]
-    assert "the head has Ray 2.60.0 on Python 3.11" in answer["detail"]
+    assert "the head has Ray 2.60.0 on Python 3.11.7" in answer["detail"]
     assert "ssh.ray_bin" in answer["detail"]
     assert not (folder / "called").exists()
 

@@ -24,7 +24,7 @@ def row(name: str, life: str = "a", *, alive: bool = True, death: str = "", gpus
 
 
 def answered(name: str, life: str = "a") -> m.HeartbeatAnswered:
-    return m.HeartbeatAnswered(name, f"{name}-{life}", 0.5)
+    return m.HeartbeatAnswered(name, f"{name}-{life}", 0.5, 0.7)
 
 
 def refused(name: str, life: str = "a") -> m.HeartbeatMissed:

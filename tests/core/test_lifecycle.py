@@ -1,6 +1,7 @@
 """Every edge of the table works, and nothing else does."""
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,8 @@ def test_the_diagram_has_one_line_per_edge() -> None:
     assert lines[0] == "stateDiagram-v2"
     assert len(lines) == 1 + len(TRANSITIONS)
     assert "    SUSPECT --> ALIVE: it answers again" in lines
+
+
+def test_the_page_is_printed_from_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "lifecycle.md").read_text()
+    assert f"```mermaid\n{mermaid()}```\n" in page

@@ -10,12 +10,12 @@ from config import loader
 from grid_agent.core import preflight, rayports
 from grid_agent.core.preflight import Asked
 
-VERSIONS = {"ray": "2.60.0", "python": "3.11"}
+VERSIONS = {"ray": "2.60.0", "python": "3.11.7"}
 FOLDER = {"path": "/tmp", "free_mb": 50_000, "total_mb": 100_000, "writable": True}
 FINE: dict[str, Any] = {
     "ok": True,
     "now": 1000.5,
-    "ray": {"command": "/opt/ray/bin/ray", "versions": [["2.60.0", "3.11"]]},
+    "ray": {"command": "/opt/ray/bin/ray", "versions": [["2.60.0", "3.11"]], "python": "3.11.7"},
     "nofile": [65_536, 1_048_576],
     "disk": FOLDER,
     "shm": {**FOLDER, "path": "/dev/shm"},
@@ -23,6 +23,11 @@ FINE: dict[str, Any] = {
     "gpus": {"seen": 0, "why": "no NVIDIA driver"},
     "others": [],
 }
+
+
+def ray(python: str | None) -> dict[str, Any]:
+    """The right Ray, installed for Python 3.11, beside this Python."""
+    return {"command": "/r", "versions": [["2.60.0", "3.11"]], "python": python}
 
 
 def settings(count: int = 3, **node: Any):
@@ -50,6 +55,9 @@ def test_a_fine_host_passes() -> None:
         ({"ray": {"command": "/r", "versions": [["2.59.0", "3.11"]]}}, "ray", "fail", "is Ray 2.59.0"),
         ({"ray": {"command": "/r", "versions": [["2.60.0", "3.12"]]}}, "ray", "fail", "Python 3.12"),
         ({"ray": {"command": "/r", "versions": []}}, "ray", "warn", "could not be read"),
+        ({"ray": ray("3.11.9")}, "ray", "fail", "2.60.0 on Python 3.11.7: Ray lets no other join"),
+        ({"ray": ray(None)}, "ray", "warn", "the last digit could not be read"),
+        ({"ray": ray("3.12.1")}, "ray", "warn", "is Ray 2.60.0 on Python 3.11;"),
         ({"now": 1090.0}, "clock", "warn", "at least 89.0 s ahead of"),
         ({"now": 900.0}, "clock", "warn", "at least 100.0 s behind"),
         ({"now": 1002.5}, "clock", "pass", "within"),
@@ -72,6 +80,16 @@ def test_each_rule(change: dict[str, Any], check: str, status: str, word: str) -
     assert rows.pop(check)[0] == status
     assert word in found({**FINE, **change})[check][1]
     assert {s for s, _ in rows.values()} == {"pass"}
+
+
+def test_another_last_digit_of_python_passes_where_ray_is_told_so() -> None:
+    level = f"{{{preflight.LEVEL}: minor}}"
+    status, text = found({**FINE, "ray": ray("3.11.9")}, env=level)["ray"]
+    assert status == "pass"
+    assert "Python 3.11.9; the head has" in text
+    assert found({**FINE, "ray": ray(None)}, env=level)["ray"][0] == "pass"
+    other = {"command": "/r", "versions": [["2.60.0", "3.12"]], "python": "3.12.1"}
+    assert found({**FINE, "ray": other}, env=level)["ray"][0] == "fail"
 
 
 def test_gpus_beside_the_file() -> None:

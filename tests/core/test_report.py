@@ -51,7 +51,7 @@ def test_the_body_of_a_healthy_cluster() -> None:
                 "state": "ALIVE",
                 "since": "1970-01-01T00:16:40.000Z",
                 "cause": None,
-                "heartbeat": {"age_s": 0.4, "rtt_ms": 0.5},
+                "heartbeat": {"age_s": 0.4, "rtt_ms": 0.5, "last_rtt_ms": 0.7},
                 "gpus": gpus,
                 "action": None,
             }

@@ -55,6 +55,22 @@ async def test_a_living_raylet_answers_with_its_round_trip() -> None:
             assert news.empty()
 
 
+async def test_one_slow_answer_is_told_and_does_not_move_the_shortest() -> None:
+    with raylet() as (process, port):
+        async with following(port, deadline_s=5.0) as (beats, _):
+            for _ in range(3):
+                await beats.sweep()
+            os.kill(process.pid, signal.SIGSTOP)
+            sweep = asyncio.create_task(beats.sweep())
+            await asyncio.sleep(0.5)
+            os.kill(process.pid, signal.SIGCONT)
+            (event,) = await sweep
+            assert isinstance(event, m.HeartbeatAnswered)
+            assert event.last_rtt_ms is not None
+            assert event.last_rtt_ms > 250
+            assert event.rtt_ms < event.last_rtt_ms
+
+
 async def test_a_killed_raylet_is_news_without_a_sweep() -> None:
     with raylet() as (process, port):
         async with following(port, deadline_s=5.0) as (beats, news):

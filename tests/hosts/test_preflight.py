@@ -1,6 +1,7 @@
 """What `grid-agent preflight` finds on real hosts, one fault after another: its line, and the exit code."""
 
 import json
+import platform
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from grid_agent.core.preflight import LEVEL
 from grid_agent.edges.hosts import REMOTE_COMMAND
 from tests.support import lab_ssh
 from tests.support.cluster import BIN, until
@@ -78,7 +80,7 @@ def test_all_is_well_and_in_time(lab: Lab) -> None:
     for name in lab.hosts:
         assert {check.partition(" ")[2] for check in found if check.startswith(f"{name} ")} >= EVERY
     assert found["gpu1 host key"] == "pass: is the known one"
-    assert f"Ray 2.60.0 on Python {PYTHON}" in found["gpu2 ray"]
+    assert found["gpu2 ray"].endswith(f"Ray 2.60.0 on Python {platform.python_version()}")
 
 
 def test_ports_that_are_dropped_one_way_between_head_and_workers(lab: Lab) -> None:
@@ -147,6 +149,27 @@ def test_another_ray_and_none(lab: Lab) -> None:
     assert "there is no `ray` command" in found["gpu2 ray"]
 
 
+def test_another_last_digit_of_python_is_refused_as_ray_does(lab: Lab) -> None:
+    nodes = {}
+    for name, env in (("gpu1", {}), ("gpu2", {LEVEL: "minor"})):
+        folder = lab.hosts[name].path("/root/patch")
+        (folder / "lib" / f"python{PYTHON}" / "site-packages" / "ray-2.60.0.dist-info").mkdir(parents=True)
+        (folder / "bin").mkdir()
+        for command, script in (("ray", "#!/bin/sh\n"), ("python3", f"#!/bin/sh\necho {PYTHON}.99\n")):
+            (folder / "bin" / command).write_text(script)
+            (folder / "bin" / command).chmod(0o755)
+        nodes[name] = {"ray_bin": f"{lab_ssh.ROOT_HOME}/patch/bin", "env": env}
+    try:
+        found = preflight(lab, 3, nodes)
+    finally:
+        for name in nodes:
+            shutil.rmtree(lab.hosts[name].path("/root/patch"))
+    assert failed(found) == {"gpu1 ray"}
+    assert f"Python {PYTHON}.99; the head has Ray 2.60.0" in found["gpu1 ray"]
+    assert "Ray lets no other join" in found["gpu1 ray"]
+    assert f"{LEVEL} lets it join" in found["gpu2 ray"]
+
+
 def test_a_full_disk_and_few_files(lab: Lab) -> None:
     gpu1 = lab.hosts["gpu1"]
     keys = lab.hosts["gpu2"].path("/root/.ssh/authorized_keys")
@@ -160,6 +183,23 @@ def test_a_full_disk_and_few_files(lab: Lab) -> None:
     assert failed(found) == {"gpu1 disk", "gpu2 ulimit"}
     assert "MiB free of 1 " in found["gpu1 disk"] or "MiB free of 0" in found["gpu1 disk"]
     assert "512 open files (hard limit 512): Ray runs out of them" in found["gpu2 ulimit"]
+
+
+def test_a_small_dev_shm_and_little_memory_only_warn(lab: Lab) -> None:
+    """/dev/shm is real; memory is the machine's own: only what the host reads of it can be changed."""
+    gpu1, gpu2 = lab.hosts["gpu1"], lab.hosts["gpu2"]
+    assert gpu1.run(["mount", "-t", "tmpfs", "-o", "size=16m", "small", "/dev/shm"]).returncode == 0
+    gpu2.path("/tmp/meminfo").write_text("MemTotal: 64000000 kB\nMemAvailable: 3200000 kB\n")
+    assert gpu2.run(["mount", "--bind", "/tmp/meminfo", "/proc/meminfo"]).returncode == 0
+    try:
+        found = preflight(lab, 1)
+    finally:
+        gpu1.run(["umount", "/dev/shm"])
+        gpu2.run(["umount", "/proc/meminfo"])
+    assert failed(found) == {"gpu1 shm", "gpu2 memory"}
+    assert "16 MiB" in found["gpu1 shm"]
+    assert "object_store_memory_mb" in found["gpu1 shm"]
+    assert "3125 MiB available" in found["gpu2 memory"]
 
 
 def test_a_clock_that_is_ahead_and_gpus_that_are_not_there_only_warn(lab: Lab) -> None:

@@ -1,7 +1,7 @@
 """Ray's own detection beside the times we print: presets, and the values that people copy from each other.
 
 A raylet is killed or stopped; what counts is when the GCS calls its node dead. No agent takes part: Ray's
-processes are started by `ray start` alone. The fastest preset runs by default, the rest by scripts/campaign.
+processes are started by `ray start` alone. All of it takes a quarter of an hour: scripts/campaign runs it.
 """
 
 import asyncio
