@@ -80,16 +80,15 @@ class Keeper:
         self.head.find()
         there = {name: self.head.there(name) for name in ("gcs", "raylet", "dashboard")}
         now = time.monotonic()
-        ask = all(there.values()) and now - self._looked_at >= BUSY_LOOK_S
         seen = keeping.Seen(**there)
-        if not ask:
+        if not seen.raylet or now - self._looked_at < BUSY_LOOK_S:  # without it all of the head is started
             return seen
         self._looked_at = now
         return replace(
             seen,
-            gcs_answers=self.head.gcs_answers(),
+            gcs_answers=self.head.gcs_answers() if seen.gcs else None,
             raylet_answers=self.head.raylet_answers(),
-            ready=self._ready(),
+            ready=self._ready() if keeping.well(seen) else None,
         )
 
     def act(self, remedy: Remedy, why: str) -> None:
