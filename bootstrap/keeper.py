@@ -293,11 +293,12 @@ def _post(how: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any] | N
 
 def _call(url: str) -> None:
     """GET a URL that raises an alarm where it is no longer called."""
-    import urllib.request  # noqa: PLC0415 - only where it is asked for
+    import http.client  # noqa: PLC0415 - both only where they are asked for
+    import urllib.request  # noqa: PLC0415
 
     try:
         urllib.request.urlopen(url, timeout=10).close()  # noqa: S310 - http or https, by the cluster file
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         log.warning("the dead-man URL cannot be called: %s", type(error).__name__)
 
 

@@ -21,6 +21,7 @@ from grid_agent.core.model import Cause, Phase
 from grid_agent.edges import host_program, keeper
 from grid_agent.edges.head_news import HeadNews
 from tests.support.cluster import ROOT, until
+from tests.support.fake_head import FakeHead
 from tests.support.slack_server import SlackServer
 
 FILE = """
@@ -199,27 +200,6 @@ def test_an_incident_of_a_head_says_who_saw_it() -> None:
     assert time.time() > 1
 
 
-class FakeHead:
-    """A head of which some parts are there; counts who was asked."""
-
-    def __init__(self, *there: str) -> None:
-        self.parts, self.asked = there, set[str]()
-
-    def find(self) -> None:
-        pass
-
-    def there(self, name: str) -> bool:
-        return name in self.parts
-
-    def gcs_answers(self) -> bool:
-        self.asked.add("gcs")
-        return False
-
-    def raylet_answers(self) -> bool:
-        self.asked.add("raylet")
-        return True
-
-
 @pytest.mark.parametrize(
     ("there", "asked"),
     [
@@ -231,9 +211,9 @@ class FakeHead:
 )
 def test_each_part_that_is_there_is_asked(files: StatePaths, there: tuple[str, ...], asked: set[str]) -> None:
     kept = Keeper(keeper.Files(files.root), plan_for(files))
-    kept.head = FakeHead(*there)
+    kept.head = head = FakeHead(*there, silent=("gcs",))
     seen = kept.look()
-    assert kept.head.asked == asked
+    assert head.asked == asked
     assert seen.gcs_answers is (False if "gcs" in asked else None)
 
 
