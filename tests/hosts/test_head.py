@@ -232,7 +232,7 @@ def test_a_full_disk_under_the_store_is_said_and_nothing_is_lost(cluster: Headed
 
 
 def move_store(cluster: Headed, change: str) -> None:
-    """Put the store on another disk, with the GCS stopped so that the copy is whole; a new one begins there."""
+    """Put the store on another disk, with the GCS stopped so that the copy is whole."""
     (gcs,) = cluster.pids("gcs")
     cluster.lab.head.kill(gcs, signal.SIGSTOP)
     steps = ["rm -rf /root/kept", f"cp -a {STORE} /root/kept", change, f"cp -a /root/kept/. {STORE}"]
