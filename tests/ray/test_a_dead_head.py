@@ -53,9 +53,9 @@ def say(cluster: Cluster, path: str, **body: object) -> None:
 
 
 def back(cluster: Cluster) -> bool:
-    """Whether the head is whole and usable, whatever its workers are."""
+    """Whether the head is whole and the agent has proved it, whatever its workers are."""
     with contextlib.suppress(httpx.HTTPError, ValueError):
-        return len(cluster.head_parts()) == 3 and cluster.health()["status"] in ("pass", "warn")
+        return len(cluster.head_parts()) == 3 and cluster.state("head") == "ALIVE"
     return False
 
 

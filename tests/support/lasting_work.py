@@ -53,7 +53,8 @@ class Owned:
         return os.getpid()
 owned = Owned.options(scheduling_strategy=pin).remote()
 print(ray.get(owned.pid.remote()), flush=True)
-time.sleep(3600)
+while ray.get(owned.pid.remote(), timeout=60):
+    time.sleep(0.5)
 """
 _ADD = """
 holder = ray.get_actor("holder")
@@ -77,6 +78,7 @@ class Work:
             cwd=cluster.cwd,
             env=cluster.environ(),
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # it does not end well
             text=True,
         )
         self.number, self.holder = 1, self._run(_BEGIN)[0].split()[1]
