@@ -91,18 +91,20 @@ def bring_up(
     Returns:
         The exit code.
     """
-    deadline = time.monotonic() + timeout_s
-    state.prepare(machine.here(settings, os.environ).state)
-    with keeper_plan.only_one(machine.here(settings, os.environ).state, wait_s=timeout_s / 2):
-        ask = Ask(
-            config,
-            deadline,
-            redeploy=redeploy,
-            fresh=fresh,
-            yes=yes,
-            systemd=systemd,
-            skip_preflight=skip_preflight,
-        )
+    ask = Ask(
+        config,
+        time.monotonic() + timeout_s,
+        redeploy=redeploy,
+        fresh=fresh,
+        yes=yes,
+        systemd=systemd,
+        skip_preflight=skip_preflight,
+    )
+    here = machine.here(settings, os.environ)
+    state.prepare(here.state)
+    if fresh:
+        return _begin_anew(settings, here, output, ask)
+    with keeper_plan.only_one(here.state, wait_s=timeout_s / 2):
         began = time.time()
         code, seen = _bring_up(settings, output, ask)
         damaged = code == 3 and seen.found.store and _damaged(settings, seen.here, began)
@@ -112,17 +114,29 @@ def bring_up(
         return _bring_up(settings, output, ask)[0]
 
 
+def _begin_anew(settings: Settings, here: Here, output: Output, ask: Ask) -> int:
+    """`--fresh`: only on a dead head, and stronger than the keeper, which would bring the old one back."""
+    seen = survey(settings, os.environ, fresh=True)
+    if seen.head is None and not removal.fresh_agreed(seen, output, yes=ask.yes):
+        return 1
+    if seen.head is None:
+        with keeper_plan.ended_meanwhile(settings.cluster, here, settings.head.name):
+            return _bring_up(settings, output, ask)[0]
+    output.error(_LIVES)
+    return 5
+
+
 def _bring_up(settings: Settings, output: Output, ask: Ask) -> tuple[int, Survey]:
     seen = survey(settings, os.environ, fresh=ask.fresh)
-    if ask.fresh and seen.head is not None:
-        output.error("--fresh begins a new cluster, and this one runs: stop.py first")
+    if ask.fresh and seen.head is not None:  # the keeper was quicker than the person
+        output.error(_LIVES)
         return 5, seen
     busy = ports_taken(settings, seen)
     if busy:
         for line in busy:
             output.error(line)
         return 3, seen
-    if seen.head is None and not _may_begin(seen, output, fresh=ask.fresh, yes=ask.yes):
+    if seen.head is None and not _may_begin(seen, output, yes=ask.yes or ask.fresh):
         return 1, seen
     leaving = removal.leaving(seen, settings)
     remove = bool(leaving) and removal.agreed(leaving, output, yes=ask.yes)
@@ -149,12 +163,10 @@ def _damaged(settings: Settings, here: Here, since: float) -> str | None:
     return store.damage(here.state.gcs, paths.temp_dir(settings, settings.head, here.uid), since)
 
 
-def _may_begin(seen: Survey, output: Output, *, fresh: bool, yes: bool) -> bool:
+def _may_begin(seen: Survey, output: Output, *, yes: bool) -> bool:
     """Whether the head may be started; a store that it cannot go on from, or shall not, is put aside."""
-    if fresh and not removal.fresh_agreed(seen, output, yes=yes):
-        return False
     clears = bool(seen.raylets) and not seen.found.store  # the plan will begin so
-    if clears and not fresh and not removal.clear_agreed(seen, output, yes=yes):
+    if clears and not removal.clear_agreed(seen, output, yes=yes):
         return False
     if seen.store.there and not seen.found.store:
         _set_aside(seen.here, seen.store.problem or "asked for by --fresh", output)
@@ -361,4 +373,8 @@ def _show_failures(output: Output, failed: Mapping[str, Outcome]) -> None:
             output.error(f"  {name} | {line}")
 
 
+_LIVES = (
+    "--fresh begins a new cluster in place of one whose head is dead, and the head of this one runs: "
+    "stop.py first, which ends it all, then start.py"
+)
 _LATE = Outcome(False, "failed: did not end in time", 0.0)

@@ -80,12 +80,16 @@ class Head:
         return pulse.answers_here(host.strip("[]"), int(port), ANSWER_S)
 
     def raylet_answers(self) -> bool | None:
-        """Whether the head's raylet does; None while nobody knows its port."""
+        """Whether the head's raylet does; None where the machine has lost its address.
+
+        Its port is the one that answers. While none does, the raylet does not: it has just begun, or it hung
+        before this keeper came.
+        """
         host = self.gcs_address.rpartition(":")[0].strip("[]")
         if self.raylet_port is None:
             ports = host_program.ports_of(self.parts["raylet"].proc.pid)
             self.raylet_port = next((port for port in ports if pulse.answers(host, port, ANSWER_S)), None)
-            return True if self.raylet_port is not None else None
+            return pulse.no_answer(host) if self.raylet_port is None else True
         return pulse.answers_here(host, self.raylet_port, ANSWER_S)
 
     def wait(self, seconds: float) -> None:

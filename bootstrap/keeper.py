@@ -80,16 +80,15 @@ class Keeper:
         self.head.find()
         there = {name: self.head.there(name) for name in ("gcs", "raylet", "dashboard")}
         now = time.monotonic()
-        ask = all(there.values()) and now - self._looked_at >= BUSY_LOOK_S
         seen = keeping.Seen(**there)
-        if not ask:
+        if not seen.raylet or now - self._looked_at < BUSY_LOOK_S:  # without it all of the head is started
             return seen
         self._looked_at = now
         return replace(
             seen,
-            gcs_answers=self.head.gcs_answers(),
+            gcs_answers=self.head.gcs_answers() if seen.gcs else None,
             raylet_answers=self.head.raylet_answers(),
-            ready=self._ready(),
+            ready=self._ready() if keeping.well(seen) else None,
         )
 
     def act(self, remedy: Remedy, why: str) -> None:
@@ -294,11 +293,12 @@ def _post(how: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any] | N
 
 def _call(url: str) -> None:
     """GET a URL that raises an alarm where it is no longer called."""
-    import urllib.request  # noqa: PLC0415 - only where it is asked for
+    import http.client  # noqa: PLC0415 - both only where they are asked for
+    import urllib.request  # noqa: PLC0415
 
     try:
         urllib.request.urlopen(url, timeout=10).close()  # noqa: S310 - http or https, by the cluster file
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         log.warning("the dead-man URL cannot be called: %s", type(error).__name__)
 
 

@@ -97,7 +97,13 @@ def hand_over(
         keeper.end(files)
     if systemd:
         units.install(made, here.state.keeper, here.environ)
-    if keeper.running(files) is None and units.start(settings.cluster, here.environ):
+    begin(settings.cluster, here)
+
+
+def begin(cluster: str, here: Here) -> None:
+    """See to it that a keeper runs where there is a plan, by systemd where it has the unit."""
+    files = keeper.Files(here.state.root)
+    if keeper.running(files) is None and files.plan.exists() and units.start(cluster, here.environ):
         until = time.monotonic() + UNIT_S
         while keeper.running(files) is None and time.monotonic() < until:
             time.sleep(POLL_S)
@@ -146,6 +152,20 @@ def ended_first(files: paths.StatePaths, head: str) -> Iterator[None]:
         if not ours:
             held.enter_context(state.only_one(files))
         yield
+
+
+@contextlib.contextmanager
+def ended_meanwhile(cluster: str, here: Here, head: str) -> Iterator[None]:
+    """The same for a start that begins anew: meanwhile the keeper must not bring the old head back.
+
+    Afterwards there is a keeper again, whatever came of the start.
+    """
+    with ended_first(here.state, head):
+        try:
+            yield
+        finally:
+            here.state.stopped_node(head).unlink(missing_ok=True)
+            begin(cluster, here)
 
 
 def _taken(held: contextlib.ExitStack, files: paths.StatePaths) -> bool:

@@ -64,6 +64,7 @@ class Memory:
     well_since: float | None = None
     tries: tuple[Remedy, ...] = ()
     next_at: float = 0.0
+    dashboard_at: float = 0.0  # the wait of a dashboard that does not start holds nothing else up
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def look(memory: Memory, seen: Seen, now: float) -> Memory:
     well_since = (now if memory.well_since is None else memory.well_since) if here else None
     memory = replace(memory, silent_since=silent, unready_since=unready, well_since=well_since)
     if well_since is not None and now - well_since >= SETTLED_S and memory.tries:
-        return replace(memory, tries=(), next_at=0.0)
+        return replace(memory, tries=(), next_at=0.0, dashboard_at=0.0)
     return memory
 
 
@@ -104,7 +105,8 @@ def well(seen: Seen) -> bool:
 def decide(memory: Memory, seen: Seen, now: float, limits: Limits) -> Next:
     """What to do at this time."""
     found = _wanted(memory, seen, now, limits)
-    return found if found.remedy is not None and now >= memory.next_at else Next(None, found.why)
+    at = memory.dashboard_at if found.remedy is Remedy.DASHBOARD else memory.next_at
+    return found if found.remedy is not None and now >= at else Next(None, found.why)
 
 
 def _wanted(memory: Memory, seen: Seen, now: float, limits: Limits) -> Next:
@@ -127,7 +129,10 @@ def _wanted(memory: Memory, seen: Seen, now: float, limits: Limits) -> Next:
 def tried(memory: Memory, remedy: Remedy, now: float, *, ok: bool) -> Memory:
     """A remedy has been tried: the next one waits for its turn, and the agent gets its time to come up."""
     tries = (*memory.tries, remedy)
-    wait_s = BACKOFF_S[min(len(tries), len(BACKOFF_S) - 1)]
+    same = sum((other is Remedy.DASHBOARD) == (remedy is Remedy.DASHBOARD) for other in tries)
+    wait_s = BACKOFF_S[min(same, len(BACKOFF_S) - 1)]
+    if remedy is Remedy.DASHBOARD:  # nobody who does not answer was helped by it
+        return replace(memory, tries=tries, dashboard_at=now + wait_s)
     if remedy is Remedy.DEPLOY:
         wait_s = max(wait_s, 15.0)
     unready = now if ok and remedy in (Remedy.HEAD, Remedy.DEPLOY) else memory.unready_since

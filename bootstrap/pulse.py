@@ -18,8 +18,11 @@ MAX_FRAME = 16384
 
 def answers_here(host: str, port: int, timeout_s: float) -> bool | None:
     """The same of a server here; None where this machine has lost the address, which proves nothing."""
-    if answers(host, port, timeout_s):
-        return True
+    return True if answers(host, port, timeout_s) else no_answer(host)
+
+
+def no_answer(host: str) -> bool | None:
+    """What silence at an address proves: False, but None where this machine has lost the address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:

@@ -110,8 +110,8 @@ def damage(folder: Path, temp_dir: str, since: float) -> str | None:
 
 
 def _said(logs: Path, since: float) -> Iterator[str]:
-    for name in ("gcs_server.out", "gcs_server.err"):
-        path = logs / name
+    # A GCS that begins in a session of before writes to gcs_server.1.out, .2.out and so on.
+    for path in sorted([*logs.glob("gcs_server*.out"), *logs.glob("gcs_server*.err")]):
         try:
             if path.stat().st_mtime < since:
                 continue

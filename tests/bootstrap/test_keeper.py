@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from bootstrap import keeper_plan, machine, outage, state
+from bootstrap import head_parts, keeper_plan, machine, outage, state
+from bootstrap.keeper import Keeper
 from config import loader
 from config.paths import StatePaths
 from grid_agent.core import head
 from grid_agent.core.model import Cause, Phase
-from grid_agent.edges import keeper
+from grid_agent.edges import host_program, keeper
 from grid_agent.edges.head_news import HeadNews
 from tests.support.cluster import ROOT, until
+from tests.support.fake_head import FakeHead
 from tests.support.slack_server import SlackServer
 
 FILE = """
@@ -195,6 +198,42 @@ def test_an_incident_of_a_head_says_who_saw_it() -> None:
     assert (told.cause, told.phase, told.nodes) == (Cause.HEAD_DOWN, Phase.FIRING, ("h",))
     assert told.evidence == ("the keeper on the head host: the GCS is gone",)
     assert time.time() > 1
+
+
+@pytest.mark.parametrize(
+    ("there", "asked"),
+    [
+        (("gcs", "raylet", "dashboard"), {"gcs", "raylet"}),
+        (("gcs", "raylet"), {"gcs", "raylet"}),  # a dashboard that is gone hides no GCS that hangs
+        (("raylet", "dashboard"), {"raylet"}),
+        (("gcs", "dashboard"), set()),  # all of it is started again, whoever answers
+    ],
+)
+def test_each_part_that_is_there_is_asked(files: StatePaths, there: tuple[str, ...], asked: set[str]) -> None:
+    kept = Keeper(keeper.Files(files.root), plan_for(files))
+    kept.head = head = FakeHead(*there, silent=("gcs",))
+    seen = kept.look()
+    assert head.asked == asked
+    assert seen.gcs_answers is (False if "gcs" in asked else None)
+
+
+def test_a_raylet_that_hung_before_the_keeper_came_does_not_answer() -> None:
+    argv = [sys.executable, "-m", "tests.support.health_server", "serving"]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        found = head_parts.Head("127.0.0.1:1")
+        found.parts["raylet"] = head_parts.Part(host_program._proc(process.pid), [], {}, "/")
+        try:
+            process.send_signal(signal.SIGSTOP)
+            assert found.raylet_answers() is False
+            process.send_signal(signal.SIGCONT)
+            assert found.raylet_answers() is True
+            assert found.raylet_port == port
+            process.send_signal(signal.SIGSTOP)
+            assert found.raylet_answers() is False
+        finally:
+            process.kill()
 
 
 def test_the_keeper_says_that_it_lives(files: StatePaths) -> None:

@@ -79,6 +79,21 @@ def test_remedies_wait_longer_and_longer_and_never_for_ever() -> None:
     assert waits[-1] == 300.0
 
 
+def test_a_dashboard_that_does_not_start_hides_no_hang_and_holds_no_greater_remedy_up() -> None:
+    memory, now, tried = Memory(), 0.0, []
+    look = seen(dashboard=False, gcs_answers=False)
+    while Remedy.GCS not in tried:
+        assert now < LIMITS.hang_s + 1, tried
+        memory = keeping.look(memory, look, now)
+        found = keeping.decide(memory, look, now, LIMITS)
+        if found.remedy is not None:
+            tried.append(found.remedy)
+            memory = keeping.tried(memory, found.remedy, now, ok=False)
+        now += 1.0
+    assert tried == [*[Remedy.DASHBOARD] * 3, Remedy.GCS]
+    assert "has not answered" in found.why
+
+
 def test_after_half_a_minute_of_peace_the_next_trouble_is_a_new_one() -> None:
     memory = keeping.tried(Memory(), Remedy.GCS, 0.0, ok=True)
     memory = keeping.look(memory, WELL, 5.0)
@@ -113,7 +128,7 @@ looks = st.builds(
 def test_never_twice_before_the_wait_is_over_and_never_without_a_reason(
     story: list[tuple[Seen, float]],
 ) -> None:
-    memory, now, last = Memory(), 0.0, 0.0
+    memory, now, lasts = Memory(), 0.0, [0.0, 0.0]
     for look, passed in story:
         now += passed
         memory = keeping.look(memory, look, now)
@@ -121,9 +136,9 @@ def test_never_twice_before_the_wait_is_over_and_never_without_a_reason(
         if found.remedy is None:
             continue
         assert found.why
-        assert now >= last
+        assert now >= lasts[found.remedy is Remedy.DASHBOARD]
         if found.remedy in (Remedy.DASHBOARD, Remedy.DEPLOY):
             assert look.gcs
             assert look.raylet  # what lives is not ended for a lesser part
         memory = keeping.tried(memory, found.remedy, now, ok=False)
-        last = memory.next_at
+        lasts = [memory.next_at, memory.dashboard_at]

@@ -1,4 +1,4 @@
-"""A person at a real terminal is asked before a node is removed; where nobody sits, nothing is asked."""
+"""A person at a real terminal is asked before something is ended; where nobody sits, nothing is asked."""
 
 import os
 import pty
@@ -20,13 +20,26 @@ settings = loader.loads(f"cluster: c\\nssh: {{user: me}}\\nnodes: {nodes}\\n", "
 said = removal.agreed(list(settings.workers), Output(sys.stdout, sys.stderr), yes="--yes" in sys.argv)
 print("agreed" if said else "refused")
 """
+ASK_FRESH = """
+import os, sys
+from dataclasses import replace
+from bootstrap import removal
+from bootstrap.progress import Output
+from bootstrap.reach import Raylet
+from bootstrap.survey import survey
+from config import loader
+settings = loader.loads("cluster: c\\nnodes: [{name: h, host: 127.0.0.1, role: head}]\\n", "test")
+seen = replace(survey(settings, os.environ), raylets={"w": Raylet("w", 1, "ab", "", "", head=False)})
+said = removal.fresh_agreed(seen, Output(sys.stdout, sys.stderr), yes="--yes" in sys.argv)
+print("agreed" if said else "refused")
+"""
 
 
-def ask_on_a_terminal(answer: str) -> str:
+def ask_on_a_terminal(answer: str, code: str = ASK) -> str:
     """What is shown, when a person types this to the question."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", ASK], cwd=PROJECT, stdin=theirs, stdout=theirs, stderr=theirs
+        [sys.executable, "-c", code], cwd=PROJECT, stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     shown = b""
@@ -49,6 +62,14 @@ def test_a_person_at_a_terminal_decides(typed: str, decision: str) -> None:
     shown = ask_on_a_terminal(typed)
     assert "No longer in the file: w (10.0.0.2)" in shown
     assert "Stop and remove?" in shown
+    assert shown.rstrip().endswith(decision)
+
+
+@pytest.mark.parametrize(("typed", "decision"), [("y\n", "agreed"), ("n\n", "refused")])
+def test_who_begins_anew_is_told_what_ends_with_it(typed: str, decision: str) -> None:
+    shown = ask_on_a_terminal(typed, ASK_FRESH)
+    assert "Serve applications" in shown
+    assert "are ended: w" in shown
     assert shown.rstrip().endswith(decision)
 
 

@@ -98,3 +98,10 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "gcs").write_text("")
     with pytest.raises(FileExistsError):
         store.prepare(tmp_path / "gcs", OWNER)
+
+
+def test_the_log_of_a_head_that_went_on_in_its_session_has_a_number(folder: Path) -> None:
+    """Ray does not write to a log that is there: beside the first one, of a head that was well, come more."""
+    temp = _says(folder, "well\n")
+    (temp / "session_1" / "logs" / "gcs_server.2.err").write_text("Corruption: CURRENT file corrupted\n")
+    assert "CURRENT file" in (store.damage(folder, str(temp), 0) or "")

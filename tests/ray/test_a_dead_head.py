@@ -1,69 +1,32 @@
 """The head dies, in parts and as a whole, and comes back with its session; workers and their work stay."""
 
+import contextlib
 import json
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from tests.ray.conftest import TOKEN, Running
-from tests.support.cluster import Cluster, until
+from tests.support.cluster import BIN, Cluster, exports, until
+from tests.support.lasting_work import Work
 from tests.support.slack_server import SlackServer
 
 pytestmark = pytest.mark.ray
-
-# A detached actor on the worker, with a number in memory and a task of its own under way on that worker.
-BEGIN = """
-import os, sys, ray, time
-from ray import serve
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Pin
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR", namespace="mine")
-node = next(n for n in ray.nodes() if n["NodeName"] == "w1" and n["Alive"])
-pin = Pin(node["NodeID"], soft=False)
-@ray.remote(num_cpus=1)
-def long(path):
-    while not os.path.exists(path):
-        time.sleep(0.1)
-    return os.getpid()
-@ray.remote(num_cpus=1, max_restarts=0)
-class Holder:
-    def __init__(self, path):
-        self.number, self.task = 0, long.options(scheduling_strategy=pin).remote(path)
-    def add(self):
-        self.number += 1
-        return self.number, os.getpid()
-    def result(self):
-        return ray.get(self.task, timeout=30)
-holder = Holder.options(name="holder", lifetime="detached", scheduling_strategy=pin).remote(sys.argv[2])
-print(*ray.get(holder.add.remote()))
-@serve.deployment(ray_actor_options={"num_cpus": 1})
-class Pid:
-    def __call__(self, request):
-        return str(os.getpid())
-serve.run(Pid.bind(), name="pid", route_prefix="/pid")
-"""
-END = """
-import sys, ray
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR", namespace="mine")
-holder = ray.get_actor("holder")
-print(*ray.get(holder.add.remote(), timeout=30))
-open(sys.argv[2], "w").close()
-print(ray.get(holder.result.remote(), timeout=60))
-print(ray.get(ray.remote(num_cpus=0)(lambda: "new work runs").remote(), timeout=60))
-"""
 
 
 @pytest.fixture(scope="module")
 def one() -> Iterator[Running]:
     with SlackServer(token=TOKEN) as slack:
-        cluster = Cluster(workers=1, slack={"channel": "#grid-alerts", "base_url": slack.base_url})
-        cluster.spec["nodes"][1]["num_cpus"] = 3
+        cluster = Cluster(slack={"channel": "#grid-alerts", "base_url": slack.base_url})
+        cluster.spec["nodes"][1]["num_cpus"], cluster.spec["nodes"][2]["num_cpus"] = 3, 0
         cluster.save()
         try:
             started = cluster.start(SLACK_BOT_TOKEN=TOKEN)
@@ -74,19 +37,35 @@ def one() -> Iterator[Running]:
             cluster.close()
 
 
-def address(cluster: Cluster) -> str:
-    return str(json.loads((cluster.folder / "keeper.json").read_text())["gcs_address"])
+@pytest.fixture(scope="module")
+def work(one: Running) -> Iterator[Work]:
+    begun = Work(one.cluster)
+    yield begun
+    begun.close()
 
 
-def driver(cluster: Cluster, code: str, *args: str) -> list[str]:
-    said = cluster.run(sys.executable, "-c", code, address(cluster), *args, timeout_s=120)
-    assert said.returncode == 0, said.stderr
-    return said.stdout.split("\n")
+def say(cluster: Cluster, path: str, **body: object) -> None:
+    """What a person says with `grid-agent pause` and the like."""
+    headers = {"authorization": f"Bearer {(cluster.folder / 'api_token').read_text().strip()}"}
+    url = f"{cluster.url}/cluster/{path}"
+    answer = httpx.post(url, json={"by": "alice", **body}, headers=headers, trust_env=False)
+    assert answer.status_code == 200, answer.text
+
+
+def back(cluster: Cluster) -> bool:
+    """Whether the head is whole and the agent has proved it, whatever its workers are."""
+    with contextlib.suppress(httpx.HTTPError, ValueError):
+        return len(cluster.head_parts()) == 3 and cluster.state("head") == "ALIVE"
+    return False
+
+
+def why(cluster: Cluster, node: str) -> dict[str, Any]:
+    return dict(httpx.get(f"{cluster.url}/cluster/why/{node}", trust_env=False).json())
 
 
 def one_incident(running: Running, posts: int, word: str) -> None:
     """Slack has one more message: it fired, it is resolved, and it tells every step."""
-    until(lambda: [m for m in running.slack.messages[posts:] if "resolved" in m["text"]], 60)
+    until(lambda: any("resolved" in m["text"] for m in running.slack.messages[posts:]), 60)
     (message,) = running.slack.messages[posts:]
     assert "head down" in message["text"]
 
@@ -111,42 +90,65 @@ def test_the_keeper_is_small_and_holds_no_output_of_start(one: Running) -> None:
     assert (one.cluster.folder / "gcs").stat().st_mode & 0o777 == 0o700
 
 
-def test_the_gcs_alone_is_back_at_once(one: Running) -> None:
+def test_the_gcs_alone_is_back_at_once_and_all_work_goes_on(one: Running, work: Work) -> None:
     cluster, posts = one.cluster, len(one.slack.messages)
     before, raylets = cluster.head_parts(), cluster.raylets()
     os.kill(before["gcs"], signal.SIGKILL)
     until(lambda: cluster.head_parts().get("gcs") not in (None, before["gcs"]), 30)
     until(cluster.passes, 60)
     assert cluster.raylets() == raylets
+    work.goes_on()
+    assert work.driver_lives()
     one_incident(one, posts, "the GCS is gone")
 
 
-def test_everything_on_the_head_dies_and_work_on_the_worker_goes_on(one: Running) -> None:
-    cluster, posts = one.cluster, len(one.slack.messages)
-    gate = str(cluster.home / "gate")
-    number, holder = driver(cluster, BEGIN, gate)[0].split()
-    assert number == "1"
-    replica = until(
-        lambda: (r := httpx.get(f"{cluster.url}/pid", trust_env=False)).status_code == 200 and r, 60
-    )
+def test_everything_on_the_head_dies_and_work_and_worries_stay(one: Running, work: Work) -> None:
+    """Before it a person paused and cordoned, and a worker is down: its incident and its message go on."""
+    cluster, known = one.cluster, len(one.slack.messages)
+    say(cluster, "pause", reason="new switches", for_s=3600)
+    say(cluster, "nodes/w1/cordon", reason="fan")
+    os.kill(cluster.raylets()["w2"], signal.SIGKILL)
+    worry = until(lambda: cluster.state("w2") == "DEAD" and why(cluster, "w2")["incident"], 20)
+    until(lambda: "firing" in one.slack.messages[known]["text"] if one.slack.messages[known:] else False, 20)
+    posts = known + 1
     before, worker = cluster.head_parts(), cluster.raylets()["w1"]
 
     cluster.kill_head()
     until(lambda: set(cluster.head_parts().values()).isdisjoint(before.values()), 30)
-    until(cluster.passes, 200)  # on a machine that is too busy, Ray itself gives up once or twice
+    until(lambda: back(cluster), 200)  # on a machine that is too busy, Ray itself gives up once or twice
 
     assert cluster.raylets()["w1"] == worker
-    first, result, last, *_ = driver(cluster, END, gate)
-    assert first.split() == ["2", holder]  # the same process, with what it remembered
-    assert int(result) > 0  # of the task that ran all the while
-    assert last == "new work runs"
-    again = until(
-        lambda: (r := httpx.get(f"{cluster.url}/pid", trust_env=False)).status_code == 200 and r, 60
-    )
-    assert again.text == replica.text
+    work.ends_well()
+    until(work.driver_and_its_own_are_gone, 30)
     one_incident(one, posts, "gone")
     record = json.loads((cluster.folder / "cluster.json").read_text())
     assert record["session_dir"] in Path(f"/proc/{cluster.head_parts()['raylet']}/cmdline").read_text()
+
+    assert cluster.health()["paused"]["reason"] == "new switches"
+    assert (cluster.state("w1"), cluster.state("w2")) == ("CORDONED", "DEAD")
+    assert "w2" not in cluster.raylets()
+    now = why(cluster, "w2")["incident"]
+    assert (now["id"], now["phase"]) == (worry["id"], worry["phase"])
+    say(cluster, "nodes/w1/uncordon", reason="quiet")
+    say(cluster, "resume")
+    until(cluster.passes, 90)
+    until(lambda: "resolved" in one.slack.messages[known]["text"], 30)  # edited: the message of before
+    assert len(one.slack.messages) == posts + 1
+    variables = exports(cluster.run(str(BIN / "grid-agent"), "env", "-c", str(cluster.file)).stdout)
+    said = cluster.run(str(BIN / "serve"), "status", **variables)
+    assert yaml.safe_load(said.stdout)["applications"]["grid-agent"]["status"] == "RUNNING"
+
+
+def test_the_raylet_of_the_head_alone_dies(one: Running) -> None:
+    cluster, posts = one.cluster, len(one.slack.messages)
+    before, raylets = cluster.head_parts(), cluster.raylets()
+    os.kill(before["raylet"], signal.SIGKILL)
+    until(lambda: set(cluster.head_parts().values()).isdisjoint(before.values()), 30)
+    until(cluster.passes, 200)
+    assert {name: cluster.raylets()[name] for name in ("w1", "w2")} == {
+        name: raylets[name] for name in ("w1", "w2")
+    }
+    one_incident(one, posts, "the head's raylet is gone")
 
 
 def test_a_killed_keeper_is_started_by_the_agent(one: Running) -> None:
@@ -154,6 +156,27 @@ def test_a_killed_keeper_is_started_by_the_agent(one: Running) -> None:
     assert old is not None
     os.kill(old, signal.SIGKILL)
     until(lambda: one.cluster.keeper() not in (None, old), 60)
+
+
+def test_fresh_begins_anew_where_the_head_is_dead_and_only_there(one: Running) -> None:
+    cluster = one.cluster
+    keeper, old = cluster.keeper(), cluster.raylets()
+    refused = cluster.start("--fresh", "--yes", SLACK_BOT_TOKEN=TOKEN)
+    assert (refused.returncode, cluster.keeper(), cluster.raylets()) == (5, keeper, old), refused.stderr
+    assert "stop.py first" in refused.stderr
+    before = json.loads((cluster.folder / "cluster.json").read_text())
+
+    assert keeper is not None
+    os.kill(keeper, signal.SIGKILL)  # it would have a raylet up again before start.py has looked
+    cluster.kill_head()
+    started = cluster.start("--fresh", "--yes", SLACK_BOT_TOKEN=TOKEN)
+    until(cluster.passes, 120 if started.returncode else 10)
+    now = json.loads((cluster.folder / "cluster.json").read_text())
+    assert now["session_dir"] != before["session_dir"]
+    assert set(cluster.raylets().values()).isdisjoint(old.values())
+    (aside,) = cluster.folder.glob("gcs.set-aside-*")
+    assert any((aside / "store").iterdir())
+    assert until(cluster.keeper, 20) != keeper
 
 
 def test_stop_is_stronger_than_the_keeper(one: Running) -> None:

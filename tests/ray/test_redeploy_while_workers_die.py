@@ -1,6 +1,6 @@
 """A new agent is deployed over the old one while workers are killed: nothing is done twice, nothing is lost.
 
-Slow: `GRID_AGENT_RUNS=10 sh scripts/campaign tests/ray/test_redeploy_while_workers_die.py`; once by default.
+Slow: `sh scripts/campaign tests/ray/test_redeploy_while_workers_die.py` runs it 10 times, plain pytest once.
 """
 
 import os
