@@ -72,7 +72,7 @@ def follow(lab: Any, args: argparse.Namespace) -> Found:
         if not line.startswith('["'):
             continue  # what Ray says about the deaths
         word, *rest = json.loads(line)
-        if word == "power":
+        if word == "power off and on":
             driver.stdin.write(f"{power_loss(lab, rest[0], args.off_s)}\n")
             driver.stdin.flush()
             continue

@@ -131,7 +131,7 @@ class Driver:
 
     def powerless(self, name: str) -> float:
         """Seconds from the moment at which SSH answers after a power loss."""
-        print(json.dumps(["power", self.hosts[name]]), flush=True)
+        print(json.dumps(["power off and on", self.hosts[name]]), flush=True)
         began = float(sys.stdin.readline())
         started = None
         if name == "loop":
