@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import statistics
 import sys
 import time
@@ -34,9 +35,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--hosts", action="store_true", help="on hosts over SSH, made of namespaces; root")
+    hosts = parser.add_argument_group("with --hosts")
+    hosts.add_argument("--faults", choices=heal_hosts.FAULTS, nargs="+", default=["kill"])
+    hosts.add_argument("--hang-s", type=float, default=90.0, help="agent.hang_s of the run (default: 90)")
+    hosts.add_argument("--off-s", type=float, default=10.0, help="how long the power is off (default: 10)")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     if args.hosts:
-        heal_hosts.main(args.runs, args.seed)
+        heal_hosts.main(args)
         return
     rng = random.Random(args.seed)
     cluster = Cluster(guards=UNLIMITED)

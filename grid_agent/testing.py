@@ -69,6 +69,7 @@ class Process:
 
     number: int  # counts up; its id, pid and time of start in one
     hung: bool = False
+    hung_until: float | None = None  # None: for ever
     harmed: bool = False  # something was ever done to it
     listed: bool | None = None  # its GCS row: None before it registers, False when marked dead
     silent_since: float | None = None  # dead or hung, so Ray's own check runs against it
@@ -89,6 +90,8 @@ class Host:
     slow_until: float = 0.0
     lossy_until: float = 0.0
     loss: float = 0.0  # share of the checks that get no answer meanwhile
+    delayed_until: float = 0.0
+    delay_s: tuple[float, float] = (0.0, 0.0)  # that each answer takes meanwhile
     checked_at: float = 0.0
     missed: bool = False
 
@@ -127,8 +130,8 @@ class SimulatedCluster:
     """A head and some workers, all up, with the core in charge. `run` lets time pass; the rest does harm.
 
     `log` holds every event and order with its time, `found` each verdict on a node that was harmed,
-    `false_verdicts` each (node, cause) that nothing had happened to, `false_repairs` the restarts of such,
-    `doubles` the nodes of which two raylets lived at once.
+    `false_verdicts` each (node, cause) that nothing had happened to, or less than `hang_s` forgives,
+    `false_repairs` the restarts of such, `doubles` the nodes of which two raylets lived at once.
     """
 
     def __init__(self, seed: int, workers: int, policy: Policy | None = None, chances: Chances | None = None):
@@ -169,10 +172,13 @@ class SimulatedCluster:
             self._end(name, process)
 
     def hang(self, name: str, seconds: float | None = None) -> None:
-        """Stop the raylet as SIGSTOP does, for ever or for some time."""
-        self._harm(name, "hung")
+        """Stop the raylet as SIGSTOP does, for ever or for some time. Below `hang_s` nobody may die of it."""
+        if seconds is None or seconds >= self.policy.hang_s:
+            self._harm(name, "hung")
         for process in self.hosts[name].raylets:
-            process.hung, process.silent_since = True, self.clock.now
+            if not process.hung:
+                process.hung, process.silent_since = True, self.clock.now
+            process.hung_until = None if seconds is None else self.clock.now + seconds
             if seconds is not None:
                 self.clock.call_later(seconds, partial(self._resume, process))
 
@@ -181,10 +187,11 @@ class SimulatedCluster:
         self.hosts[name].slow_until = self.clock.now + seconds
 
     def cut(self, names: Iterable[str], seconds: float) -> None:
-        """Take these hosts off the network for some time; their processes live on."""
+        """Take these hosts off the network; their processes live on. Below `unreachable_s` nobody may die."""
         for name in names:
             self.hosts[name].cut_until = self.clock.now + seconds
-            self._harmed.setdefault(name, ("cut off", self.clock.now))
+            if seconds >= self.policy.unreachable_s:
+                self._harmed.setdefault(name, ("cut off", self.clock.now))
 
     def part(self, names: Iterable[str], seconds: float) -> None:
         """Break the way from the head to these hosts; peers still reach them."""
@@ -195,6 +202,18 @@ class SimulatedCluster:
         """Lose this share of the checks of a node for a while."""
         host = self.hosts[name]
         host.lossy_until, host.loss = self.clock.now + seconds, loss
+
+    def delayed(self, name: str, seconds: float, least_s: float = 0.2, most_s: float = 1.5) -> None:
+        """Let every answer of a node take so long for a while, each another time."""
+        host = self.hosts[name]
+        host.delayed_until, host.delay_s = self.clock.now + seconds, (least_s, most_s)
+
+    def rests(self, name: str, for_s: float) -> bool:
+        """Whether nothing disturbs this node, nor has for so long."""
+        host = self.hosts[name]
+        ends = (host.cut_until, host.away_until, host.slow_until, host.lossy_until, host.delayed_until)
+        paused = (p.hung_until or 0.0 for p in host.raylets)
+        return max(*ends, *paused) + for_s <= self.clock.now
 
     def slow_observer(self, seconds: float) -> None:
         """Starve the agent itself: its rounds come late, and answers look lost to it."""
@@ -237,7 +256,10 @@ class SimulatedCluster:
             self._harmed.setdefault(name, (how, self.clock.now))
 
     def _resume(self, process: Process) -> None:
-        process.hung, process.silent_since = False, None
+        if (
+            process.hung_until is not None and process.hung_until <= self.clock.now
+        ):  # not stopped anew meanwhile
+            process.hung, process.silent_since = False, None
 
     def _end(self, name: str, process: Process) -> None:
         """The process is gone; the held channel says so at once, unless the network is cut."""
@@ -252,7 +274,7 @@ class SimulatedCluster:
         """Once per interval: those whose turn it is are checked, and the GCS is asked for its table."""
         starved = self.clock.now < self._observer_slow_until
         late_s = self.rng.uniform(1.0, 6.0) if starved else 0.0
-        checks = [self._check(name, node_id) for name, node_id in self._turn()]
+        checks = [event for name, node_id in self._turn() if (event := self._check(name, node_id))]
         if starved:
             checks = [self._unheard(event) if self.rng.random() < 0.5 else event for event in checks]
         self._deliver(m.LoopLagged(1000.0 * late_s), *checks, self._listing())
@@ -265,11 +287,25 @@ class SimulatedCluster:
             known.sort(key=lambda k: (not self.hosts[k[0]].missed, self.hosts[k[0]].checked_at))
         return known[:TURN]
 
-    def _check(self, name: str, node_id: str) -> m.Event:
-        host = self.hosts[name]
-        event = self._answer(name, node_id)
+    def _check(self, name: str, node_id: str) -> m.Event | None:
+        """What a check shows; None when that comes later."""
+        host, deadline_s = self.hosts[name], 0.8 * self.policy.heartbeat_every_s
+        event, delay_s = self._answer(name, node_id), self._delay(name)
+        late = isinstance(event, m.HeartbeatAnswered) and delay_s > 0.0
+        if late and delay_s > deadline_s:
+            event = m.HeartbeatMissed(name, node_id, Miss.TIMED_OUT)
+        elif late:
+            event = m.HeartbeatAnswered(name, node_id, 1000.0 * delay_s)
         host.checked_at, host.missed = self.clock.now, isinstance(event, m.HeartbeatMissed)
-        return event
+        if not late:
+            return event
+        self._deliver_later(min(delay_s, deadline_s), event)
+        return None
+
+    def _delay(self, name: str) -> float:
+        """What the way to a host and back adds now, where it is in trouble."""
+        host = self.hosts[name]
+        return self.rng.uniform(*host.delay_s) if self.clock.now < host.delayed_until else 0.0
 
     def _answer(self, name: str, node_id: str) -> m.Event:
         host, now = self.hosts[name], self.clock.now
@@ -362,7 +398,8 @@ class SimulatedCluster:
         late_s = dice.uniform(5.0, 40.0) if dice.random() < chances.look_late else 0.0
         times = 0 if dice.random() < chances.look_lost else 2 if dice.random() < chances.look_twice else 1
         for _ in range(times):
-            self.clock.call_later(late_s + dice.uniform(0.02, 0.3), partial(self._look, name))
+            way_s = 3 * self._delay(name)  # a login is several answers
+            self.clock.call_later(late_s + way_s + dice.uniform(0.02, 0.3), partial(self._look, name))
 
     def _look(self, name: str) -> None:
         host = self.hosts[name]
@@ -385,13 +422,13 @@ class SimulatedCluster:
             how = Miss.REFUSED
         else:
             how = Miss.TIMED_OUT if process.hung or self.clock.now < host.slow_until else None
-        return self._deliver(m.PeerChecked(name, node_id, by, how))
+        return self._deliver_later(self._delay(name), m.PeerChecked(name, node_id, by, how))
 
     def _place(self, name: str, node_id: str, by: str) -> None:
         if not self._asks(by):
             return self._deliver_later(15.0, m.PeerFailed(name, by, "no answer in 15 s"))
         ran = self._runs_tasks(name, node_id)
-        return self._deliver_later(0.0 if ran else 10.0, m.PeerPlaced(name, node_id, by, ran))
+        return self._deliver_later(self._delay(name) if ran else 10.0, m.PeerPlaced(name, node_id, by, ran))
 
     def _asks(self, by: str) -> bool:
         """Whether this peer can be asked at all."""
@@ -408,7 +445,12 @@ class SimulatedCluster:
         for name, node_id in asked:
             if not self._runs_tasks(name, node_id):
                 self._deliver_later(3.0, m.TaskMissed(name, node_id, "the deadline passed"))
-        self._deliver(*(m.TaskRan(name, i) for name, i in asked if self._runs_tasks(name, i)))
+        ran = [m.TaskRan(name, i) for name, i in asked if self._runs_tasks(name, i)]
+        prompt = [event for event in ran if self.clock.now >= self.hosts[event.node].delayed_until]
+        self._deliver(*prompt)
+        for event in ran:
+            if event not in prompt:
+                self._deliver_later(self._delay(event.node), event)
 
     def _tell(self, name: str, node_id: str) -> None:
         accepted = self.clock.now >= self.gcs_silent_until

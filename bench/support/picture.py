@@ -13,11 +13,11 @@ COLOURS = ("#0a7d34", "#555555", "#b3261e")
 
 
 def draw(seen: dict[str, dict[str, Any]]) -> str:
-    """One point for each contender: median time from kill -9 to DEAD, and pauses taken for a death."""
+    """One point for each contender: median time from kill -9 to DEAD, and disturbances taken for a death."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" {FONT}>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{LEFT}" y="28" font-size="16">A death noticed soon, a pause not taken for one</text>',
+        f'<text x="{LEFT}" y="28" font-size="16">A death noticed soon, and nothing else taken for one</text>',
     ]
     for seconds in (0.1, 1, 10, 100):
         x = _x(seconds)
@@ -31,20 +31,20 @@ def draw(seen: dict[str, dict[str, Any]]) -> str:
     parts.append(_text(middle, HEIGHT - 22, "from kill -9 of a raylet to DEAD in the GCS (median)", "middle"))
     parts.append(
         f'<text transform="translate(24 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)" text-anchor="middle">'
-        "pauses taken for a death</text>"
+        "disturbances taken for a death</text>"
     )
     for (name, found), colour in zip(seen.items(), COLOURS, strict=False):
-        if found["dead_s"] and found["pauses_s"]:
+        if found["kill"]["dead_s"] and found["disturbed"]:
             parts += _point(name, found, colour)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def _point(name: str, found: dict[str, Any], colour: str) -> list[str]:
-    median_s = statistics.median(found["dead_s"])
-    died, pauses = len(found["died_of_s"]), len(found["pauses_s"])
-    x, y = _x(median_s), _y(100 * died / pauses)
+    median_s = statistics.median(found["kill"]["dead_s"])
+    died, of = sum(died for _, _, died in found["disturbed"]), len(found["disturbed"])
+    x, y = _x(median_s), _y(100 * died / of)
     side, anchor = (12, "start") if x < WIDTH / 2 else (-12, "end")
-    text = f"{name}: {median_s:.2f} s, {died} of {pauses} pauses"
+    text = f"{name}: {median_s:.2f} s, {died} of {of}"
     above = -10 if y > TOP + 20 else 22
     return [
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="{colour}"/>',

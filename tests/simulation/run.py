@@ -1,7 +1,8 @@
 """A night of random harm, told in numbers: `python -m tests.simulation.run --seed 1 --hours 3`.
 
 With `--benign COUNT`, instead, so many disturbances of which nobody should die: pauses, slow nodes, lossy
-links, short cuts, ways broken for the head only, a silent GCS, a starved agent. `--workers` up to 999.
+links, late answers, short cuts, ways broken for the head only, a silent GCS, a starved agent. `--workers` up
+to 999.
 """
 
 import argparse
@@ -27,6 +28,7 @@ LIARS = Chances(
 )
 NOISE = Chances(heartbeat_lost=0.05)
 SETTLE_S = 1000.0
+REST_S = 5.0  # between two disturbances of one node, where another is free: chained they may exceed hang_s
 
 
 def storm(cluster: SimulatedCluster) -> None:
@@ -53,6 +55,7 @@ def harm(cluster: SimulatedCluster) -> None:
             partial(cluster.cut, cluster.workers, dice.uniform(1, 400)),
             partial(cluster.part, [name], dice.uniform(1, 200)),
             partial(cluster.lossy, name, dice.uniform(10, 120), 0.3),
+            partial(cluster.delayed, name, dice.uniform(10, 120)),
             partial(cluster.slow_observer, dice.uniform(5, 60)),
             partial(cluster.gcs_outage, dice.uniform(1, 60)),
         )
@@ -61,11 +64,13 @@ def harm(cluster: SimulatedCluster) -> None:
 
 def disturb(cluster: SimulatedCluster) -> str:
     """Do one thing of which nobody should die; what it was."""
-    dice, name = cluster.rng, cluster.rng.choice(cluster.workers)
+    dice = cluster.rng
+    name = dice.choice([n for n in cluster.workers if cluster.rests(n, REST_S)] or cluster.workers)
     kinds = {
         "raylet paused": partial(cluster.hang, name, dice.uniform(2, 60)),
         "node slow": partial(cluster.slow, name, dice.uniform(2, 60)),
         "link loses 30 %": partial(cluster.lossy, name, 60, 0.3),
+        "answers late by 0.2-1.5 s": partial(cluster.delayed, name, 60),
         "link cut": partial(cluster.cut, [name], dice.uniform(2, 60)),
         "all links cut": partial(cluster.cut, cluster.workers, dice.uniform(2, 60)),
         "cut off from the head only": partial(cluster.part, [name], dice.uniform(2, 60)),

@@ -45,6 +45,13 @@ def test_a_long_night_with_many_nodes() -> None:
     assert len(cluster.found) > 5
 
 
+@pytest.mark.slow
+def test_a_night_of_harm_with_a_thousand_nodes() -> None:
+    cluster = night(4, 999, 0.3, every_s=10.0)
+    check(cluster, 4)
+    assert len(cluster.found) > 5
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_slow_nodes_and_lost_heartbeats_restart_nobody(seed: int) -> None:
     cluster = SimulatedCluster(seed, 4, Policy(heartbeat_every_s=2.0), NOISE)
@@ -66,10 +73,21 @@ def test_slow_nodes_and_lost_heartbeats_restart_nobody(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_only_disturbs_harms_nobody(seed: int) -> None:
-    cluster, done = disturbed(seed, 6, 50, every_s=5.0)
+    benign(seed, 6, 50, every_s=5.0)
+
+
+@pytest.mark.slow
+def test_a_thousand_disturbances_harm_nobody() -> None:
+    benign(1, 20, 1000, every_s=1.0)
+
+
+def benign(seed: int, workers: int, count: int, *, every_s: float) -> None:
+    """So many disturbances: no verdict, no act, everybody ALIVE."""
+    cluster, done = disturbed(seed, workers, count, every_s=every_s)
     said = f"seed {seed}, after {dict(done)}"
-    assert sum(done.values()) == 50
+    assert sum(done.values()) == count
     assert cluster.false_verdicts == [], said
+    assert cluster.found == [], said
     acted = [o for _, o in cluster.log if isinstance(o, m.RestartWorker | m.TellRay)]
     assert acted == [], said
     assert {cluster.state(n) for n in cluster.hosts} == {State.ALIVE}, said
