@@ -288,6 +288,17 @@ def _chosen(
     return [*named, *(proc for proc in live if proc.option("node_id") == node_id and proc not in named)]
 
 
+def _forked(table: dict[int, Proc], proc: Proc) -> bool:
+    """It is its raylet's own child, about to become a worker: no second raylet."""
+    above, mine = table.get(proc.ppid), proc.option("node_id")
+    return (
+        above is not None
+        and above.program == "raylet"
+        and mine is not None
+        and above.option("node_id") == mine
+    )
+
+
 def _unsure(table: dict[int, Proc]) -> list[Proc]:
     """Raylets whose arguments cannot be read, so that nobody can say whose they are."""
     return [proc for proc in table.values() if proc.comm == "raylet" and not proc.argv and not proc.ended]
@@ -768,7 +779,7 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     hidden = [proc for proc in parts if not os.access(f"/proc/{proc.pid}/fd", os.R_OK)]
     answer = {
         "ok": True,
-        "raylets": [{**_row(proc), **_below(table, proc)} for proc in raylets],
+        "raylets": [{**_row(proc), **_below(table, proc)} for proc in raylets if not _forked(table, proc)],
         "remains": [
             {"pid": p.pid, "start_ticks": p.start, "name": p.name, "why": why}
             for p, why in remains[:MOST_REMAINS]

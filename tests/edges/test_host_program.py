@@ -90,6 +90,21 @@ def runs(pid: int) -> bool:
 # --- looking ---
 
 
+def test_a_child_that_a_raylet_has_just_forked_is_no_second_raylet(spawn: Spawn) -> None:
+    """It has its parent's arguments until it becomes a worker, which may take long without memory."""
+    code = "import os, time; p = os.fork(); print(p, flush=True) if p else None; time.sleep(60)"
+    forking = raylet(spawn, "gpu1", ID1, code=code)
+    assert forking.stdout is not None
+    child = int(forking.stdout.readline())
+    try:
+        assert [row["pid"] for row in seen(node_name="gpu1")["raylets"]] == [forking.pid]
+        forking.kill()
+        forking.wait()
+        assert [row["pid"] for row in seen(node_name="gpu1")["raylets"]] == [child]  # and nobody's child
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_a_name_is_not_its_prefix_and_a_cluster_not_another(spawn: Spawn) -> None:
     one = raylet(spawn, "gpu1", ID1)
     ten = raylet(spawn, "gpu10", ID2)

@@ -113,7 +113,8 @@ class LabCluster:
 
     def raylet(self, name: str) -> int:
         """The pid of our raylet on a host, 0 when there is none."""
-        ours = [p for p, argv in self.lab.hosts[name].processes().items() if Path(argv[0]).name == "raylet"]
+        found = [p for p, argv in self.lab.hosts[name].processes().items() if Path(argv[0]).name == "raylet"]
+        ours = [p for p in found if int(status_of(p, "PPid")) not in found]  # no worker to be, either
         assert len(ours) <= 1
         return ours[0] if ours else 0
 
