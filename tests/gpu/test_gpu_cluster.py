@@ -29,14 +29,14 @@ class Running:
     def findings(self) -> list[str]:
         return list(self.node()["gpus"].get("findings", ()))
 
-    def told(self, words: str, timeout_s: float = 15) -> dict[str, Any]:
-        """The Slack message whose thread says this."""
+    def told(self, words: str, timeout_s: float = 15, after: int = 0) -> dict[str, Any]:
+        """The Slack message whose thread says this, behind so many that were there before."""
 
         def about(message: dict[str, Any]) -> bool:
             return any(words in text for text in (message["text"], *(r["text"] for r in message["replies"])))
 
         try:
-            return dict(until(lambda: next(m for m in self.slack.messages if about(m)), timeout_s))
+            return dict(until(lambda: next(m for m in self.slack.messages[after:] if about(m)), timeout_s))
         except AssertionError:
             raise AssertionError(f"{words!r} is not in {self.slack.messages}") from None
 
@@ -115,7 +115,7 @@ def test_a_sick_gpu_is_an_incident_until_it_is_well(
     assert body["incidents"] == {"open": 1}
     node = running.node()
     assert (node["state"], node["cause"]) == ("ALIVE", None)
-    assert cause in running.told(words)["text"]
+    assert cause in running.told(words, after=before)["text"]
     running.well()
     assert len(running.slack.messages) == before + 1
     assert running.cluster.raylets()["w1"] == raylet  # reported, and nothing else
