@@ -88,13 +88,11 @@ def test_a_starved_raylet(cluster: LabCluster) -> None:
     unharmed(cluster, before)
 
 
-@pytest.mark.skipif(not (MEMORY / "memory.oom_control").exists(), reason="memory is limited by cgroup v1")
-def test_a_raylet_that_waits_for_memory(cluster: LabCluster) -> None:
-    """As one does whose host swaps: no page comes, and nobody kills it."""
+@pytest.mark.skipif(not (MEMORY / "memory.memsw.limit_in_bytes").exists(), reason="needs cgroup v1 with swap")
+def test_a_raylet_that_swaps(cluster: LabCluster) -> None:
     before = lives(cluster)
-    with cluster.stuck_for_memory(before["gpu2"][0]):
+    with cluster.swapping(before["gpu2"][0]):
         seen = cluster.stays("gpu2", before["gpu2"][0], MINUTE_S)
-    assert ("SUSPECT", "hung") in seen
     assert not [s for s, _ in seen if s in LOST]
     unharmed(cluster, before)
 
