@@ -40,6 +40,24 @@ where = ray.remote(num_cpus=1)(lambda: __import__("socket").gethostname())
 pinned = where.options(scheduling_strategy=Pin(node["NodeID"], soft=False)).remote()
 print("ran on", ray.get(pinned, timeout=30))
 """
+GPU1 = {
+    "env": {"LAB_COLOUR": "blue"},
+    "resources": {"lab": 3},
+    "labels": {"rack": "a"},
+    "temp_dir": "/tmp/ray-of-gpu1",
+}
+OFFERED = """
+import json, ray, sys
+ray.init(log_to_driver=False, logging_level="ERROR")
+node = next(n for n in ray.nodes() if n["NodeName"] == sys.argv[1] and n["Alive"])
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Pin
+def here():
+    import os, ray
+    return os.environ.get("LAB_COLOUR"), ray._private.worker._global_node.get_session_dir_path()
+ref = ray.remote(num_cpus=1)(here).options(scheduling_strategy=Pin(node["NodeID"], soft=False)).remote()
+colour, session = ray.get(ref, timeout=30)
+print(json.dumps([node["Resources"].get("lab"), node["Labels"].get("rack"), colour, session]))
+"""
 BY_A_PEER = """
 import asyncio, os, ray, sys
 from config.loader import loads
@@ -70,7 +88,7 @@ class Cluster:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         slack = {"channel": "C0123456789", "base_url": f"http://127.0.0.1:{SLACK_PORT}/api/"}
-        self.file = lab.write_cluster_file(nodes={"gpu2": {"can_repair": True}}, slack=slack)
+        self.file = lab.write_cluster_file(nodes={"gpu1": GPU1, "gpu2": {"can_repair": True}}, slack=slack)
         self.before = {pid for host in lab.hosts.values() for pid in host.processes()}
 
     def python(self, *argv: str, **env: str) -> Any:
@@ -241,7 +259,7 @@ def test_the_workers_have_the_token_and_nothing_else_of_ours(cluster: Cluster) -
 
 def test_a_killed_worker_is_healed_and_is_the_node_it_was(cluster: Cluster) -> None:
     worker, old = cluster.lab.hosts["gpu1"], cluster.raylet("gpu1")
-    was = identity(old)
+    was, offered = identity(old), json.loads(cluster.driver(OFFERED, "gpu1").stdout)
     with Sampler(cluster.lab) as sampler:
         worker.kill(old)
         until(lambda: cluster.states().get("gpu1") not in (None, "ALIVE"), 10)
@@ -249,6 +267,10 @@ def test_a_killed_worker_is_healed_and_is_the_node_it_was(cluster: Cluster) -> N
     assert sampler.found == set()
     assert identity(cluster.raylet("gpu1")) == was
     assert cluster.driver(PINNED, "gpu1").stdout == "ran on gpu1\n"
+    lab, rack, colour, session = json.loads(cluster.driver(OFFERED, "gpu1").stdout)
+    assert [lab, rack, colour, session] == offered
+    assert (lab, rack, colour) == (3.0, "a", "blue")
+    assert session.startswith("/tmp/ray-of-gpu1/session_")
     (incident,) = json.loads(cluster.get("/incidents"))["incidents"]
     assert (incident["cause"], incident["phase"]) == ("process gone", "resolved")
     (message,) = until(lambda: [m for m in cluster.slack() if "resolved" in m["text"]], 10)
