@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.hosts import Lab
-from tests.support.lab_cluster import CPU, MEMORY, LabCluster
+from tests.support.lab_cluster import CPU, LabCluster
+from tests.support.swap import paged_out, swap_file
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow]
 MINUTE_S = 60.0
@@ -88,10 +89,9 @@ def test_a_starved_raylet(cluster: LabCluster) -> None:
     unharmed(cluster, before)
 
 
-@pytest.mark.skipif(not (MEMORY / "memory.memsw.limit_in_bytes").exists(), reason="needs cgroup v1 with swap")
 def test_a_raylet_that_swaps(cluster: LabCluster) -> None:
     before = lives(cluster)
-    with cluster.swapping(before["gpu2"][0]):
+    with swap_file(cluster.lab.folder / "swap"), paged_out(before["gpu2"][0]):
         seen = cluster.stays("gpu2", before["gpu2"][0], MINUTE_S)
     assert not [s for s, _ in seen if s in LOST]
     unharmed(cluster, before)

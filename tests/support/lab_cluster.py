@@ -1,11 +1,9 @@
 """Our cluster on a lab, for tests of what the agent finds there: commands, answers, harm, processes."""
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from typing import Any
 
 from tests.support.cluster import ROOT, UNLIMITED, until
 from tests.support.hosts import Lab
-from tests.support.netns import status_of, tool
+from tests.support.netns import status_of
 
 GET = """
 import sys, urllib.error, urllib.request
@@ -179,34 +177,6 @@ class LabCluster:
             for left in (group / "cgroup.procs").read_text().split():
                 (MEMORY / "cgroup.procs").write_text(left)
             group.rmdir()
-
-    @contextmanager
-    def swapping(self, pid: int) -> Iterator[None]:
-        """A few MB for this process, the rest of it in a swap file; that pages come and go is checked. cgroup v1."""
-        group, file = MEMORY / f"grid-agent-swap-{os.getpid()}", self.lab.folder / "swap"
-        group.mkdir()
-        with contextlib.ExitStack() as ends:
-            ends.callback(group.rmdir)
-            with file.open("wb") as room:
-                os.posix_fallocate(room.fileno(), 0, 512 * 2**20)
-            file.chmod(0o600)
-            subprocess.run([tool("mkswap"), "-q", str(file)], check=True, capture_output=True)
-            subprocess.run([tool("swapon"), str(file)], check=True)
-            ends.callback(subprocess.run, [tool("swapoff"), str(file)], check=True)
-            ends.callback(self._let_go, group)
-            (group / "memory.move_charge_at_immigrate").write_text("3")
-            (group / "cgroup.procs").write_text(str(pid))
-            (group / "memory.limit_in_bytes").write_text(str(12 * 2**20))
-            yield
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            assert int(stat["swap"]) > 2**20, "nothing of it was in the swap file"
-            assert int(stat["pgmajfault"]) > 500, "it hardly waited for its pages"
-
-    @staticmethod
-    def _let_go(group: Path) -> None:
-        (group / "memory.limit_in_bytes").write_text("-1")
-        for left in (group / "cgroup.procs").read_text().split():
-            (group.parent / "cgroup.procs").write_text(left)
 
     @contextmanager
     def starved(self, pids: list[int], percent: float) -> Iterator[None]:
