@@ -215,8 +215,8 @@ class Keeper:
         if self.outage is None or not self.plan["slack"] or not (self.outage.failed or lasting):
             return
         newest = self.outage.steps[-1][1] if self.outage.steps else ""
-        if newest == self._posted or time.monotonic() < self._post_at:
-            return
+        if newest == self._posted or time.monotonic() < self._post_at or self._ready():
+            return  # an agent that is ready tells of it: two would post two messages
         answer = _post(self.plan["post"], self.outage.body())
         if answer is None:
             self._post_at = time.monotonic() + POST_AGAIN_S

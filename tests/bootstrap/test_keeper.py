@@ -14,6 +14,7 @@ import pytest
 
 from bootstrap import head_parts, keeper_plan, machine, outage, state
 from bootstrap.keeper import Keeper
+from bootstrap.keeping import Remedy
 from config import loader
 from config.paths import StatePaths
 from grid_agent.core import head
@@ -23,6 +24,7 @@ from grid_agent.edges.head_news import HeadNews
 from tests.support.cluster import ROOT, until
 from tests.support.fake_head import FakeHead
 from tests.support.slack_server import SlackServer
+from tests.support.web import answering
 
 FILE = """
 cluster: mine
@@ -172,6 +174,25 @@ def test_what_the_keeper_posts_the_agent_goes_on_with(files: StatePaths, tmp_pat
         assert news.message(head.incident(replace(event.outage, began_at=1.0), "h", "", 8)) is None
         slack.ok_false("channel_not_found")
         assert "error" in post()
+
+
+@pytest.mark.parametrize(("code", "posts"), [(200, 0), (503, 1)])
+def test_the_keeper_posts_only_where_no_agent_is_ready_to(
+    files: StatePaths, tmp_path: Path, code: int, posts: int
+) -> None:
+    said = tmp_path / "said"
+    poster = f'open({str(said)!r}, \'a\').write(\'x\'); print(\'{{"channel_id": "C", "ts": "1.0"}}\')'
+    post = {"argv": [sys.executable, "-c", poster], "env": {}, "cwd": "/"}
+    with answering({"/cluster/readyz": (code, {})}) as url:
+        api = {"host": "127.0.0.1", "port": int(url.rpartition(":")[2]), "token_file": None}
+        kept = Keeper(keeper.Files(files.root), plan_for(files, slack=True, post=post, api=api))
+        kept.head = FakeHead("gcs", "raylet")
+        kept._remedies = lambda: {Remedy.DASHBOARD: lambda: "it ended again"}
+        kept.files.plan.touch()
+        for _ in range(2):
+            kept.act(Remedy.DASHBOARD, "Ray's dashboard is gone")
+    assert (said.read_text() if said.exists() else "") == "x" * posts
+    assert (kept.outage.slack is not None) is (posts > 0)
 
 
 def test_an_open_outage_outlives_its_keeper_and_a_broken_record_is_no_record(tmp_path: Path) -> None:

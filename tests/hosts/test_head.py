@@ -75,13 +75,17 @@ class Headed(Cluster):
         """The one message that is new, once all of them are resolved."""
         until(lambda: len(self.slack()) > posts, 60, 0.5)
         self.settled()
-        (message,) = self.slack()[posts:]
-        assert word in json.dumps(message)
-        return message
+        new = self.slack()[posts:]
+        assert len(new) == 1, json.dumps(new, indent=1)
+        assert word in json.dumps(new)
+        return new[0]
 
     def settled(self) -> int:
         """Wait until every message says resolved; returns how many there are."""
-        until(lambda: all("resolved" in m["text"] for m in self.slack()), 60, 0.5)
+        deadline = time.monotonic() + 60
+        while stuck := [m for m in self.slack() if "resolved" not in m["text"]]:
+            assert time.monotonic() < deadline, json.dumps(stuck, indent=1)
+            time.sleep(0.5)
         return len(self.slack())
 
     def pids(self, name: str) -> list[int]:

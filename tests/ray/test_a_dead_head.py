@@ -130,7 +130,7 @@ def test_everything_on_the_head_dies_and_work_and_worries_stay(one: Running, wor
     now = why(cluster, "w2")["incident"]
     assert (now["id"], now["phase"]) == (worry["id"], worry["phase"])
     say(cluster, "nodes/w1/uncordon", reason="quiet")
-    say(cluster, "resume")
+    say(cluster, "resume", reason="done")
     until(cluster.passes, 90)
     until(lambda: "resolved" in one.slack.messages[known]["text"], 30)  # edited: the message of before
     assert len(one.slack.messages) == posts + 1
