@@ -112,11 +112,13 @@ async def measure(
         for run in range(args.runs):
             worker = f"w{run % 2 + 1}"
             for part in (part for part in DEATHS if part in args.only):
+                await asyncio.gather(*(faults.ready(c, seen[c.name]) for c in contenders))
                 phases = [rng.uniform(0.0, 3.0) for _ in contenders]
                 pairs = zip(contenders, phases, strict=True)
                 await asyncio.gather(*(DEATHS[part](c, seen[c.name], worker, p) for c, p in pairs))
                 print(f"run {run + 1}, {part}: {summary(seen, part)}", flush=True)
             for what, seconds in passing(args):
+                await asyncio.gather(*(faults.ready(c, seen[c.name]) for c in contenders))
                 await asyncio.gather(
                     *(faults.disturb(c, seen[c.name], worker, what, seconds) for c in contenders)
                 )

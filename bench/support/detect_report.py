@@ -28,6 +28,8 @@ def report(seen: dict[str, Seen], args: argparse.Namespace) -> None:
             cells = [s.died_of(what) for s in seen.values()]
             print(f"{title + ', taken for dead':24}" + "".join(f"{cell:>20}" for cell in cells))
     for name, s in seen.items():
+        if s.undisturbed:
+            print(f"{name}: taken for dead {s.undisturbed} times though nothing was done to it")
         if s.invalid:
             print(f"{name}: not in effect, not counted: {', '.join(s.invalid)}")
     where = "hosts" if args.hosts else "one machine"

@@ -36,11 +36,21 @@ class Seen:
     task_late_s: list[float] = field(default_factory=list)
     disturbed: list[tuple[str, float, bool]] = field(default_factory=list)  # what, how long, taken for dead
     invalid: list[str] = field(default_factory=list)
+    undisturbed: int = 0  # taken for dead though nothing was done to it
 
     def died_of(self, what: str) -> str:
         """How many of these disturbances were taken for a death."""
         of = [died for kind, _, died in self.disturbed if kind == what]
         return f"{sum(of)} of {len(of)}"
+
+
+async def ready(contender: Contender, seen: Seen) -> None:
+    """Bring back whoever was taken for dead though nothing was done to it."""
+    for worker in ("w1", "w2"):
+        node_id = await contender.node_id(worker)
+        if not await contender.alive(node_id):
+            seen.undisturbed += 1
+            await contender.back(worker, node_id)
 
 
 async def kill(contender: Contender, seen: Seen, worker: str, phase_s: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-STEP_S = 120
+STEP_S = 300  # on a busy machine a start alone takes most of a minute, and is given up by Ray at times
 # Waits for a line, so that the login is over when the harm is due, and says when it was done. A raylet that
 # shall be stopped must be seen stopped.
 SIGNAL = """

@@ -33,22 +33,27 @@ def draw(seen: dict[str, dict[str, Any]]) -> str:
         f'<text transform="translate(24 {(TOP + HEIGHT - BOTTOM) / 2:.0f}) rotate(-90)" text-anchor="middle">'
         "disturbances taken for a death</text>"
     )
+    heights: list[float] = []  # of the words so far: who is beside another gets a line of its own
     for (name, found), colour in zip(seen.items(), COLOURS, strict=False):
         if found["kill"]["dead_s"] and found["disturbed"]:
-            parts += _point(name, found, colour)
+            parts += _point(name, found, colour, heights)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _point(name: str, found: dict[str, Any], colour: str) -> list[str]:
+def _point(name: str, found: dict[str, Any], colour: str, heights: list[float]) -> list[str]:
     median_s = statistics.median(found["kill"]["dead_s"])
     died, of = sum(died for _, _, died in found["disturbed"]), len(found["disturbed"])
     x, y = _x(median_s), _y(100 * died / of)
     side, anchor = (12, "start") if x < WIDTH / 2 else (-12, "end")
     text = f"{name}: {median_s:.2f} s, {died} of {of}"
-    above = -10 if y > TOP + 20 else 22
+    up = y > TOP + 60
+    height = y - 10 if up else y + 22
+    while any(abs(height - other) < 16 for other in heights):
+        height += -17 if up else 17
+    heights.append(height)
     return [
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="{colour}"/>',
-        _text(x + side, y + above, text, anchor, colour),
+        _text(x + side, height, text, anchor, colour),
     ]
 
 
