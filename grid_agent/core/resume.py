@@ -19,7 +19,11 @@ def resume(belief: Belief, now: float) -> Belief:
     """The belief of an earlier agent, as one that has seen nothing yet may hold it."""
     nodes = {name: _doubted(node) for name, node in belief.nodes.items()}
     belief = replace(belief, nodes=nodes)
-    held = {i for n in nodes.values() for i in (n.incident_id, n.gpus.incident_id)}
+    # That of the head hangs on no node: the keeper's word ends it, and the head may take agents with it.
+    held = {
+        belief.head_incident_id,
+        *(i for n in nodes.values() for i in (n.incident_id, n.gpus.incident_id)),
+    }
     lost = [i for i in belief.incidents.values() if i.open and i.id not in held]
     return replace(
         belief, incidents={**belief.incidents, **{i.id: _closed(i, GONE_FROM_FILE, now) for i in lost}}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from grid_agent.core import head, incidents
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, Cause, NodeBelief, Outage, Phase, Policy, State, Step
+from grid_agent.core.resume import resume
 from grid_agent.core.step import step
 
 POLICY = Policy()
@@ -59,6 +60,19 @@ def test_an_outage_long_over_is_not_told_by_an_agent_that_came_later() -> None:
     late, told = tell(belief(started_at=1500.0), m.HeadOutage(BACK), now=1500.0)
     assert late.incidents == {}
     assert told == []
+
+
+def test_an_agent_that_ends_meanwhile_leaves_the_incident_to_the_next_one() -> None:
+    first, _ = tell(belief(), m.HeadOutage(DOWN))
+    (number,) = first.incidents
+    taken_over = resume(first, 1050.0)
+    assert taken_over.incidents == first.incidents
+    second, _ = tell(taken_over, m.HeadOutage(BACK), now=1051.0)
+    alive = replace(second, nodes={"h": replace(second.nodes["h"], state=State.ALIVE)})
+    told = head.settle(alive, 1052.0).incidents
+    assert list(told) == [number]
+    assert [s.text for s in told[number].steps] == [s.text for s in BACK.steps]
+    assert told[number].phase is Phase.RESOLVED
 
 
 def test_a_lost_store_makes_one_incident_of_the_head_and_all_workers() -> None:

@@ -285,4 +285,9 @@ def test_workers_that_gave_up_while_the_head_was_away_are_brought_back(cluster: 
     until(cluster.whole, 300, 0.5)
     assert set(cluster.raylets().values()).isdisjoint({0, *old.values()})
     assert cluster.application() == "RUNNING"
-    assert "head down" in cluster.told_once(posts)["text"]
+    until(lambda: len(cluster.slack()) > posts + 1, 30, 0.5)
+    cluster.settled()
+    of_head, of_workers = (message["text"] for message in cluster.slack()[posts:])
+    assert "head down" in of_head
+    assert "gpu1" in of_workers  # both in one: many nodes at once
+    assert "gpu2" in of_workers
