@@ -112,9 +112,11 @@ def report(found: Found, args: argparse.Namespace) -> None:
     for fault, times in found.items():
         for name, values in times.items():
             known = [v for v in values if v is not None]
-            spread = f"min {min(known):6.2f}  median {middle[fault][name]:6.2f}  max {max(known):6.2f} s  "
-            counted = f"n={len(values)}" + (f", of these never {len(values) - len(known)}" if known else "")
-            print(f"{fault:6} {NAMES[name]:26} {spread if known else 'never  '}{counted}")
+            spread = "never"
+            if known:
+                spread = f"min {min(known):6.2f}  median {middle[fault][name]:6.2f}  max {max(known):6.2f} s"
+                spread += f"  never {len(values) - len(known)}" if len(known) < len(values) else ""
+            print(f"{fault:6} {NAMES[name]:26} {spread}  n={len(values)}")
     off = f", off for {args.off_s:g} s" if "power" in found else ""
     hang = f", hang_s {args.hang_s:g}" if "stop" in found else ""
     print(f"seed {args.seed}{hang}{off}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
