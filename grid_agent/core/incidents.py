@@ -52,12 +52,23 @@ def report(belief: Belief, node: NodeBelief, now: float, after_s: float) -> Beli
 
 
 def rephase(belief: Belief) -> Belief:
-    """What became of all its nodes in this step says whether an open incident needs a person."""
-    found = {k: i for k, i in belief.incidents.items() if i.open and _phase(belief, i) is not i.phase}
-    if not found:
+    """What became of all its nodes in this step says whether an open incident needs a person.
+
+    One does as long as one of its nodes needs one, whatever becomes of the others. Who is needed for a GPU,
+    `gpu_incidents` knows.
+    """
+    still = [i for i in belief.incidents.values() if i.open]
+    if not still:
         return belief
-    told = {k: replace(i, phase=_phase(belief, i)) for k, i in found.items()}
-    return replace(belief, incidents={**belief.incidents, **told})
+    helpless = {n.incident_id for n in belief.nodes.values() if n.incident_id is not None and _helpless(n)}
+    of_gpus = {n.gpus.incident_id for n in belief.nodes.values()}
+    told = {}
+    for incident in (i for i in still if i.id not in of_gpus):
+        phase: Phase = Phase.FIRING if incident.phase is Phase.NEEDS_PERSON else incident.phase
+        phase = Phase.NEEDS_PERSON if incident.id in helpless else phase
+        if phase is not incident.phase:
+            told[incident.id] = replace(incident, phase=phase)
+    return replace(belief, incidents={**belief.incidents, **told}) if told else belief
 
 
 def recast(belief: Belief, node: NodeBelief) -> Belief:
@@ -78,7 +89,6 @@ def add(belief: Belief, node: NodeBelief, text: str, now: float, phase: Phase | 
         return belief
     steps = _with(incident, now, text, node.name)
     told = replace(incident, steps=steps, phase=phase or incident.phase, next_attempt_at=node.next_attempt_at)
-    told = replace(told, phase=_phase(belief, told))
     return replace(belief, incidents={**belief.incidents, told.id: told})
 
 
@@ -89,11 +99,8 @@ def resolve(belief: Belief, node: NodeBelief, text: str, now: float) -> Belief:
     if incident is None or not incident.open:
         return belief
     told = replace(incident, steps=_with(incident, now, text, node.name), next_attempt_at=None)
-    others = [n for n in belief.nodes.values() if n.incident_id == incident.id]
-    if not others:
+    if not any(n.incident_id == incident.id for n in belief.nodes.values()):
         told = replace(told, phase=Phase.RESOLVED, resolved_at=now)
-    else:
-        told = replace(told, phase=_phase(belief, told))
     return replace(belief, incidents={**belief.incidents, told.id: told})
 
 
@@ -121,7 +128,9 @@ def merge(belief: Belief, failing: tuple[str, ...], now: float, why: str) -> Bel
 def revise(belief: Belief, before: Mapping[int, Incident]) -> tuple[Belief, list[Incident]]:
     """Count a revision of every incident that is not as it was `before`; the belief and those incidents."""
     changed = {
-        k: replace(i, revision=i.revision + 1) for k, i in belief.incidents.items() if before.get(k) is not i
+        k: replace(i, revision=i.revision + 1, steps=_told(i))
+        for k, i in belief.incidents.items()
+        if before.get(k) is not i
     }
     if not changed:
         return belief, []
@@ -170,15 +179,9 @@ def _storm(belief: Belief, now: float, window_s: float) -> tuple[Belief, Inciden
     return belief, belief.incidents[min(recent)]
 
 
-def _phase(belief: Belief, incident: Incident) -> Phase:
-    """A person is needed as long as one of its nodes needs one, whatever becomes of the others."""
-    for node in belief.nodes.values():
-        broken = node.state is State.SUSPECT and node.cause in NOT_OURS
-        if node.gpus.incident_id == incident.id:
-            return incident.phase  # `gpu_incidents` knows who is needed for it
-        if node.incident_id == incident.id and (broken or node.state is State.GAVE_UP):
-            return Phase.NEEDS_PERSON
-    return Phase.FIRING if incident.phase is Phase.NEEDS_PERSON else incident.phase
+def _helpless(node: NodeBelief) -> bool:
+    """Nothing that the agent may do helps this node."""
+    return node.state is State.GAVE_UP or (node.state is State.SUSPECT and node.cause in NOT_OURS)
 
 
 def _open(belief: Belief, node: NodeBelief, now: float, phase: Phase) -> Belief:
@@ -202,19 +205,34 @@ def _attach(belief: Belief, incident: Incident, node: NodeBelief) -> Belief:
 
 
 def _with(incident: Incident, now: float, text: str, name: str = "") -> tuple[Step, ...]:
-    """The steps and this one; the same said of several nodes at once is one step, until it was announced."""
+    """The steps and this one; the same said of several nodes at once is one step, until it was announced.
+
+    Its text is made when they are all known, by `_told`.
+    """
     steps = incident.steps
     about = " ".join(text.replace(name, "", 1).replace(" :", ":").split()) if name else ""
     last = steps[-1] if steps else None
     if last is not None and last.text == text:
         return steps
     if last is not None and about and (last.revision, last.about) == (incident.revision, about):
-        both = (*last.nodes, name)
-        rolled = f"{names.fold(both)}: {about.removeprefix('is ')}"
-        return (*steps[:-1], Step(now, rolled, both, about, incident.revision))
+        return (*steps[:-1], replace(last, nodes=(*last.nodes, name)))
     if len(steps) >= MAX_STEPS:
         return steps  # the journal's history goes on
     return (*steps, Step(now, text, (name,), about, incident.revision))
+
+
+def _told(incident: Incident) -> tuple[Step, ...]:
+    """The steps, and in those that were added since the last revision the names of all their nodes."""
+    first = len(incident.steps)
+    while first and incident.steps[first - 1].revision == incident.revision:
+        first -= 1
+    return (*incident.steps[:first], *map(_of_all, incident.steps[first:]))
+
+
+def _of_all(step: Step) -> Step:
+    if len(step.nodes) < 2:
+        return step
+    return replace(step, text=f"{names.fold(step.nodes)}: {step.about.removeprefix('is ')}")
 
 
 def _found(node: NodeBelief) -> str:
