@@ -211,6 +211,8 @@ async def connect(address: str, port: int, timeout_s: float) -> Connected:
         return Connected(Miss.TIMED_OUT, f"no answer to a connect to port {port} in {timeout_s:g} s")
     except ConnectionRefusedError:
         return Connected(Miss.REFUSED, f"port {port} refused")
+    except ConnectionResetError:
+        return Connected(None)  # accepted, and the listener was closed at that very moment
     except OSError as error:
         return Connected(Miss.UNREACHABLE, f"{error.strerror or error} (port {port})")
     writer.close()
