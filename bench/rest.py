@@ -1,8 +1,9 @@
 """What the agent costs when nothing happens: `python bench/rest.py`.
 
 A head and two workers with the agent, and beside it on the same head an idle application of one replica that
-does nothing. The CPU of both replicas, of the other processes of Ray on the head, and of the probe on each
-worker over the same time, from /proc. Prints percents of one core; writes bench/results/rest.json.
+does nothing, and on each worker an actor that does nothing. The CPU of both replicas, of the probe and of the
+empty actor on each worker over the same time, from /proc. Prints percents of one core; writes
+bench/results/rest.json.
 """
 
 import argparse
@@ -20,9 +21,15 @@ from ray import serve
 
 from tests.support.cluster import Cluster, processes
 
-GOAL = "goals: below 2 % of a core beyond an idle replica, below 0.5 % for each node"
+GOAL = "goal: below 2 % of a core"
+NODE_GOAL = "goal: below 0.5 % for each node"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-REPLICA, IDLE, PROBE = "ServeReplica:grid-agent", "ServeReplica:idle", "GridAgentProbe"
+KINDS = {
+    "agent": "ServeReplica:grid-agent",
+    "idle replica": "ServeReplica:idle",
+    "probe": "GridAgentProbe",
+    "empty actor": "ray::Empty",
+}
 
 
 @serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0})
@@ -32,6 +39,15 @@ class Idle:
     def __call__(self) -> str:
         """Answer."""
         return "idle"
+
+
+@ray.remote(num_cpus=0, scheduling_strategy="SPREAD")
+class Empty:
+    """Does nothing."""
+
+    def ready(self) -> bool:
+        """Answer."""
+        return True
 
 
 def main() -> None:
@@ -48,6 +64,8 @@ def main() -> None:
         os.environ["RAY_AUTH_MODE"] = "disabled"
         ray.init(f"127.0.0.1:{cluster.port}", log_to_driver=False, logging_level="ERROR", namespace="bench")
         serve.run(Idle.bind(), name="idle", route_prefix="/idle", blocking=False)
+        empty = [Empty.remote() for _ in range(3)]
+        ray.get([actor.ready.remote() for actor in empty])
         time.sleep(20)  # the last of everybody's start
         runs = []
         for run in range(args.runs):
@@ -66,7 +84,7 @@ def measure(rest_s: float) -> dict[str, float]:
     time.sleep(rest_s)
     used = {pid: 100 * (used_s(pid) - at) / rest_s for pid, at in before.items()}
     found = {}
-    for name, mark in (("agent", REPLICA), ("idle replica", IDLE), ("probe", PROBE)):
+    for name, mark in KINDS.items():
         of = [used[pid] for pid, text in ours.items() if mark in text]
         assert of, f"no process called {mark}"
         found[name] = sum(of) / len(of)
@@ -101,7 +119,9 @@ def report(runs: list[dict[str, float]]) -> None:
     beyond = middle["agent"] - middle["idle replica"]
     print(f"\nthe agent beyond an idle replica: {beyond:.2f} % of a core   ({GOAL})")
     print(f"agent {middle['agent']:.2f} %, idle replica {middle['idle replica']:.2f} %")
-    print(f"probe of a node {middle['probe']:.2f} %")
+    node = middle["probe"] - middle["empty actor"]
+    print(f"the probe of a node beyond an empty actor: {node:.2f} %   ({NODE_GOAL})")
+    print(f"probe {middle['probe']:.2f} %, empty actor {middle['empty actor']:.2f} %")
     print(f"median of {len(runs)}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)

@@ -1,10 +1,12 @@
 """Ray never kills a slow node, and neither do we: a minute of each, with the shipped times. Real Ray."""
 
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.delay import delayed
 from tests.support.hosts import Lab
 from tests.support.lab_cluster import CPU, LabCluster
 from tests.support.swap import paged_out, swap_file
@@ -93,6 +95,24 @@ def test_a_raylet_that_swaps(cluster: LabCluster) -> None:
     before = lives(cluster)
     with swap_file(cluster.lab.folder / "swap"), paged_out(before["gpu2"][0]):
         seen = cluster.stays("gpu2", before["gpu2"][0], MINUTE_S)
+    assert not [s for s, _ in seen if s in LOST]
+    unharmed(cluster, before)
+
+
+CONNECT = """
+import socket, sys, time
+began = time.monotonic()
+socket.create_connection((sys.argv[1], 22), 10).close()
+print(time.monotonic() - began)
+"""
+
+
+def test_a_cable_on_which_every_answer_takes_most_of_a_second(cluster: LabCluster) -> None:
+    before, host = lives(cluster), cluster.lab.hosts["gpu1"]
+    with delayed(cluster.lab, "gpu1", 0.3, jitter_s=0.2):
+        took = cluster.lab.head.run([sys.executable, "-I", "-S", "-c", CONNECT, host.address]).stdout
+        assert float(took) > 0.6, "the cable was as quick as ever"
+        seen = cluster.stays("gpu1", before["gpu1"][0], MINUTE_S)
     assert not [s for s, _ in seen if s in LOST]
     unharmed(cluster, before)
 

@@ -157,9 +157,20 @@ class Lab:
 
     def nft(self, *args: str) -> str:
         """nft(8) on the switch."""
-        command = self._switch.command([tool("nft"), *args])
+        return self._run_on_switch("nft", *args)
+
+    def ip(self, *args: str) -> str:
+        """ip(8) on the switch."""
+        return self._run_on_switch("ip", *args)
+
+    def on_switch(self, argv: list[str]) -> list[str]:
+        """The argv that runs a program of this project on the switch."""
+        return self._switch.command(argv, cwd=str(ROOT))
+
+    def _run_on_switch(self, name: str, *args: str) -> str:
+        command = self._switch.command([tool(name), *args])
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"nft {' '.join(args)}: {done.stderr}"
+        assert done.returncode == 0, f"{name} {' '.join(args)}: {done.stderr}"
         return done.stdout
 
     def write_cluster_file(self, nodes: dict[str, dict[str, Any]] | None = None, **more: Any) -> Path:
