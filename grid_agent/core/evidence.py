@@ -109,7 +109,7 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
         case m.WorkListed(_, _, work):
             return replace(node, work=replace(work, at=now))
         case m.HeartbeatMissed(_, _, how, detail):
-            return replace(node, heartbeat=_missed(node.heartbeat, how, detail, now))
+            return _missed(node, how, detail, now)
         case m.PeerChecked(_, _, by, how, detail):
             # It tells of the moment it was asked, not of that of its answer.
             at = now if node.peer_begun_at is None else node.peer_begun_at
@@ -159,8 +159,12 @@ def _refused_by_ray(node: NodeBelief, node_id: str, now: float) -> NodeBelief:
     return replace(node, told_id=told, attempts=attempts, tell_after=now + TELL_AGAIN_S)
 
 
-def _missed(beat: Heartbeat, how: Miss, detail: str, now: float) -> Heartbeat:
-    return replace(
+def _missed(node: NodeBelief, how: Miss, detail: str, now: float) -> NodeBelief:
+    beat = node.heartbeat
+    if how is Miss.REFUSED and beat.last_miss in (Miss.UNREACHABLE, Miss.TIMED_OUT):
+        # The host is back, and says so: a login that still waits for it may wait for long.
+        node = replace(node, look_asked_at=None, look_begun_at=None)
+    missed = replace(
         beat,
         misses=beat.misses + 1,
         first_missed_at=now if beat.first_missed_at is None else beat.first_missed_at,
@@ -168,6 +172,7 @@ def _missed(beat: Heartbeat, how: Miss, detail: str, now: float) -> Heartbeat:
         last_miss=how,
         detail=detail,
     )
+    return replace(node, heartbeat=missed)
 
 
 def _repair_ended(node: NodeBelief, event: m.RepairEnded, now: float) -> NodeBelief:

@@ -673,6 +673,18 @@ def test_one_bad_check_of_a_peer_after_a_long_cut_of_the_head_alone_ends_nothing
     assert [o.cause for o in story.given(m.TellRay)] == [Cause.HOST_DOWN]
 
 
+def test_a_host_that_is_back_is_looked_at_at_once_though_a_login_still_hangs() -> None:
+    story = Story(3)
+    story.pass_time(5, timed_out("gpu1"))
+    story.orders.clear()
+    story.see(timed_out("gpu1"), after=1)
+    assert looks(story.orders) == []  # one is under way
+    story.see(refused("gpu1"), after=0.2)
+    assert looks(story.orders) == [("gpu1", "gpu1-a", "head")]
+    story.see(no_process("gpu1"), after=0.3)
+    assert story.given(m.RestartWorker) == [m.RestartWorker("gpu1", "head", 1, "gpu1-a")]
+
+
 def test_a_host_that_no_peer_was_asked_about_is_not_down() -> None:
     """The head's check and the head's login take one way; another host must agree, where there is one."""
     story = Story(3)
