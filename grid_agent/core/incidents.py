@@ -171,11 +171,12 @@ def _storm(belief: Belief, now: float, window_s: float) -> tuple[Belief, Inciden
         for k, i in belief.incidents.items()
         if i.open and now - i.opened_at < window_s and i.cause not in ALONE
     }
-    names = tuple(n for i in recent.values() for n in i.nodes if belief.nodes[n].incident_id in recent)
-    if len(names) + 1 < STORM:
+    known = (belief.nodes.get(name) for incident in recent.values() for name in incident.nodes)
+    failed = tuple(n.name for n in known if n is not None and n.incident_id in recent)
+    if len(failed) + 1 < STORM:
         return belief, None
     if len(recent) > 1:
-        belief = merge(belief, names, now, "many nodes within seconds, told as one")
+        belief = merge(belief, failed, now, "many nodes within seconds, told as one")
     return belief, belief.incidents[min(recent)]
 
 

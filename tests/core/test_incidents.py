@@ -156,6 +156,16 @@ def test_a_storm_of_less_than_half_is_one_incident_and_nothing_is_held() -> None
     assert only.id not in {i.id for i in story.incidents if i.open}
 
 
+def test_a_node_that_has_left_the_file_is_no_part_of_a_storm() -> None:
+    story = Story(100)
+    story.die("gpu1", "gpu2", "gpu3")
+    (first, *_) = story.incidents
+    with_gone = replace(first, nodes=(*first.nodes, "left"))
+    story.belief = replace(story.belief, incidents={**story.belief.incidents, first.id: with_gone})
+    story.die("gpu4")
+    assert len([i for i in story.incidents if i.open]) == 4
+
+
 def test_a_few_that_die_together_and_many_one_after_the_other_are_told_apart() -> None:
     story = Story(100)
     story.die(*(f"gpu{i}" for i in range(1, incidents.STORM)))

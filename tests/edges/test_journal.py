@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -507,17 +508,20 @@ def test_what_is_read_is_what_was_believed(
     asyncio.run(write_and_read())
 
 
+async def saved(journal: Journal, story: Story, *events: m.Event) -> None:
+    """One step of the story, and its transaction."""
+    before = story.belief
+    orders = story.see(*events, after=0.1)
+    await journal.save(before, story.belief, events, orders, story.now)
+
+
 async def test_what_a_host_showed_is_kept_with_its_incident(tmp_path: Path) -> None:
     path, story = tmp_path / "journal.sqlite", Story()
     shown = {"files": [{"path": "/x/raylet.err", "tail": "C check failed"}], "kernel": ["10 s ago: Xid 79"]}
     async with opened(path) as journal:
         await journal.open(story.belief, story.now)
 
-        async def see(*events: m.Event) -> None:
-            before = story.belief
-            orders = story.see(*events, after=0.1)
-            await journal.save(before, story.belief, events, orders, story.now)
-
+        see = partial(saved, journal, story)
         await see(m.HeartbeatMissed("gpu1", "gpu1-a", m.Miss.REFUSED))
         await see(m.HostLooked("gpu1", "head", (), bundle=shown))
         found = await journal.story(1)
@@ -548,10 +552,7 @@ async def test_what_a_host_showed_before_a_node_came_back_is_no_evidence_of_its_
     async with opened(path) as journal:
         await journal.open(story.belief, story.now)
 
-        async def see(*events: m.Event) -> None:
-            before = story.belief
-            orders = story.see(*events, after=0.1)
-            await journal.save(before, story.belief, events, orders, story.now)
+        see = partial(saved, journal, story)
 
         def shown(tail: str) -> dict[str, Any]:
             return {"files": [{"path": "/x", "tail": tail}], "kernel": []}

@@ -1,10 +1,9 @@
 """What runs on a node, asked of a real HTTP server that answers Ray's state API as the dashboard does."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,6 +13,7 @@ from grid_agent.core import messages as m
 from grid_agent.core.model import LiveWork
 from grid_agent.edges import node_probe, remote
 from grid_agent.edges.live_work import MOST, LiveWorks
+from tests.support.web import serving
 
 HERE, THERE = "a" * 56, "b" * 56
 Rows = dict[str, list[dict[str, Any]]]
@@ -45,15 +45,8 @@ def dashboard(rows: Rows) -> Iterator[str]:
         def log_message(self, *args: Any) -> None:
             """Quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as url:
+        yield url
 
 
 def actor(class_name: str, node_id: str = HERE, state: str = "ALIVE", name: str = "") -> dict[str, Any]:
