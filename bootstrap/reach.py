@@ -17,7 +17,7 @@ from config.paths import StatePaths
 from config.settings import Node, Settings
 from grid_agent.core import raystart, startrequest
 from grid_agent.edges import hosts
-from grid_agent.edges.transports import FAN_OUT, Transport, Transports, versions_here
+from grid_agent.edges.transports import FAN_OUT, Transport, Transports, start_program, versions_here
 
 LOOK_S = 10.0
 END_S = 30.0
@@ -110,6 +110,7 @@ class Reach:
             timeout_s=action.timeout_s,
             lock_wait_s=action.timeout_s,  # the agent may be healing this very node
             versions=versions_here(),
+            program=start_program(),
         )
         try:
             request = hosts.with_token(request, str(self._state.ray_token))

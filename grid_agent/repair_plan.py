@@ -14,7 +14,7 @@ from grid_agent.core import raystart, startrequest
 from grid_agent.core.gpu_model import GpuBelief
 from grid_agent.core.model import Belief, NodeBelief, ProbeReport, Rung
 from grid_agent.edges.hosts import LOGIN_S
-from grid_agent.edges.transports import versions_here
+from grid_agent.edges.transports import start_program, versions_here
 
 TERM_S = 2.0
 KILL_S = 5.0
@@ -146,6 +146,7 @@ class RepairPlan:
             timeout_s=timeout_s,
             lock_wait_s=LOCK_WAIT_S,
             versions=self._versions,
+            program=start_program(),
             unless=unless,
         )
 

@@ -22,6 +22,7 @@ def start_request(
     timeout_s: float,
     lock_wait_s: float,
     versions: Mapping[str, str],
+    program: str,
     unless: str | None = None,
 ) -> dict[str, Any]:
     """What the host program is asked to do to start one node, the first time and at every repair.
@@ -36,6 +37,7 @@ def start_request(
         timeout_s: Longest start, in seconds.
         lock_wait_s: Longest wait for another start of this node, in seconds.
         versions: Ray and Python of the head, which another host must have too.
+        program: What a worker's host runs in place of the command, if it can (`transports.start_program`).
         unless: For a repair, the file on the node's own host that says a person stopped it, if it is there.
 
     Returns:
@@ -54,6 +56,8 @@ def start_request(
         "node_name": node.name,
         "gcs_address": gcs_address,
     }
+    if node.role == "worker":
+        start["program"] = program
     if unless is not None:
         start["unless"] = unless
     if raystart.is_local(settings, node):

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 POLL_S = 0.02
 RESOLVE_S = 1.0  # for one host name in another process's arguments
 SETTLE_S = 1.0  # for a raylet that is just beginning or just ending, and shows no arguments
+ENTRY_POINT = b"from ray.scripts.scripts import main"  # in the `ray` that pip and uv write
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 TAIL_LINES = 20
 TAIL_CHARS = 4000
@@ -928,15 +929,42 @@ def _last(path: str, size: int = 65536) -> str:
     return ""
 
 
-def _spawn(argv: list[str], env: dict[str, str], log: str, held: Held) -> subprocess.Popen[bytes]:
+def _own_python(command: str, env: dict[str, str]) -> str | None:
+    """The Python of this `ray`, where that is the entry point an installer wrote; None for anything else."""
+    try:
+        text = Path(shutil.which(command, path=env.get("PATH", os.defpath)) or command).read_bytes()[:4096]
+    except OSError:
+        return None
+    first = text.partition(b"\n")[0].decode("utf-8", "replace").split()
+    if ENTRY_POINT not in text or len(first) != 1 or not first[0].startswith("#!/"):
+        return None
+    python = first[0][2:]
+    return python if Path(python).name.startswith("python") else None
+
+
+def _standard_input(program: str | None) -> int:
+    """A descriptor to read a program from; it has room for any, which a pipe has not."""
+    if program is None:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    handle = os.memfd_create("ray_start")
+    os.write(handle, program.encode())
+    os.lseek(handle, 0, os.SEEK_SET)
+    return handle
+
+
+def _spawn(
+    argv: list[str], env: dict[str, str], log: str, held: Held, program: str | None = None
+) -> subprocess.Popen[bytes]:
     output = _private_file(log, os.O_WRONLY | os.O_TRUNC)
+    python = _own_python(argv[0], env) if program is not None else None
+    source = _standard_input(program if python else None)
     try:
         # A session of its own: Ray cleans up the process groups of its workers, and this may run inside one.
         return subprocess.Popen(
-            argv,
+            [python, "-", *argv] if python else argv,
             env=env,
             cwd="/",
-            stdin=subprocess.DEVNULL,
+            stdin=source,
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -949,6 +977,7 @@ def _spawn(argv: list[str], env: dict[str, str], log: str, held: Held) -> subpro
         raise _no_ray(argv[0], env, error.strerror) from None
     finally:
         os.close(output)
+        os.close(source)
 
 
 def _no_ray(command: str, env: dict[str, str], why: str | None) -> HostError:
@@ -1022,7 +1051,7 @@ def _launch(request: dict[str, Any], wanted: dict[str, Any], timeout_s: float, h
     argv, env, log = _argv(request["argv"]), _env(request), _home(request["log"])
     if request.get("expect"):
         _check_versions(argv[0], env, request["expect"])
-    child = _spawn(argv, env, log, held)
+    child = _spawn(argv, env, log, held, request.get("program"))
     born: list[Proc] = []
     try:
         code = _exit_code(child.pid, timeout_s)
@@ -1079,11 +1108,12 @@ def start(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
 
     Request: argv, env, log and lock (paths), timeout_s, node_name, gcs_address; optional lock_wait_s (5),
     inherit (names of variables taken from this login where env does not give them), expect {ray, python} (the
-    head's versions), unless (a file: where it exists a person stopped the node). A leading `~/` is this
-    host's home folder in paths, argv[0], --temp-dir and the values of env. Answer: raylet (as in `look`),
-    took_s. Errors: busy, stopped, already_running (with raylet), unsure (a raylet hides whose it is), no_ray,
-    version, auth, disk, timeout, start_failed (the last lines of its output, and code). After an error
-    nothing of this start is left.
+    head's versions), unless (a file: where it exists a person stopped the node), program (`ray_start`, run in
+    place of the command where that is Ray's own entry point). A leading `~/` is this host's home folder in
+    paths, argv[0], --temp-dir and the values of env. Answer: raylet (as in `look`), took_s. Errors: busy,
+    stopped, already_running (with raylet), unsure (a raylet hides whose it is), no_ray, version, auth, disk,
+    timeout, start_failed (the last lines of its output, and code). After an error nothing of this start is
+    left.
     """
     began, timeout_s = time.monotonic(), float(request["timeout_s"])
     wanted = {"gcs_address": request["gcs_address"], "node_name": request["node_name"]}

@@ -5,17 +5,19 @@ Chooses only; the ways themselves are in `hosts`. Called by `bootstrap`, which a
 """
 
 import asyncio
+import functools
 import importlib.metadata
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
 from config.paths import StatePaths
 from config.settings import Node, Settings
 from grid_agent.core import raystart
-from grid_agent.edges import host_program
+from grid_agent.edges import host_program, ray_start
 from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget
 
 # Ways open at once. A host that hangs keeps its place for a timeout: with fewer, the others would wait.
@@ -102,3 +104,9 @@ class Transports:
 def versions_here() -> Mapping[str, str]:
     """Ray and Python of the head: what a worker must have, too."""
     return {"ray": importlib.metadata.version("ray"), "python": ".".join(map(str, sys.version_info[:3]))}
+
+
+@functools.cache
+def start_program() -> str:
+    """What a worker's host runs in place of `ray start`."""
+    return Path(ray_start.__file__).read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from grid_agent.core import raystart, startrequest
 from grid_agent.core.model import Belief, NodeBelief, State
 from grid_agent.edges import host_program, hosts
 from grid_agent.edges.hosts import LocalHost, SshHost, with_token
-from grid_agent.edges.transports import Transports, target, versions_here
+from grid_agent.edges.transports import Transports, start_program, target, versions_here
 from grid_agent.repair_plan import RepairPlan
 
 GCS = "192.0.2.77:6379"
@@ -74,6 +74,7 @@ def request(node="w", auth="token", expect=None, **changes):
         timeout_s=20,
         lock_wait_s=1,
         versions=expect or {"ray": "2.60.0", "python": "3.11.7"},
+        program=start_program(),
     )
 
 

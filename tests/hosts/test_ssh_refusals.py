@@ -22,13 +22,14 @@ from config import loader
 from config.paths import StatePaths
 from grid_agent.core import raystart
 from grid_agent.core.startrequest import start_request
-from grid_agent.edges.transports import Transports, versions_here
+from grid_agent.edges.transports import Transports, start_program, versions_here
 settings, state = loader.load(sys.argv[1], {}), StatePaths(pathlib.Path("/nowhere"))
 node = next(n for n in settings.nodes if n.name == "gpu1")
 argv = raystart.worker_argv(settings, node, "10.77.0.10:6379")
 env = raystart.own_env(settings, node, {}, state)
 more = {"gcs_address": "10.77.0.10:6379", "state": state, "timeout_s": 9, "lock_wait_s": 1}
-request = start_request(settings, node, argv=argv, env=env, versions=versions_here(), **more)
+more |= {"versions": versions_here(), "program": start_program()}
+request = start_request(settings, node, argv=argv, env=env, **more)
 print(json.dumps(asyncio.run(Transports(settings, state)("gpu1").call(request, 20))))
 """
 
