@@ -108,8 +108,8 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
             return replace(node, heartbeat=Heartbeat(answered_at=now, rtt_ms=rtt_ms, last_rtt_ms=last_ms))
         case m.WorkListed(_, _, work):
             return replace(node, work=replace(work, at=now))
-        case m.HeartbeatMissed(_, _, how, detail):
-            return _missed(node, how, detail, now)
+        case m.HeartbeatMissed(_, _, how, detail, waited_s):
+            return _missed(node, how, detail, waited_s, now)
         case m.PeerChecked(_, _, by, how, detail):
             # It tells of the moment it was asked, not of that of its answer.
             at = now if node.peer_begun_at is None else node.peer_begun_at
@@ -159,15 +159,17 @@ def _refused_by_ray(node: NodeBelief, node_id: str, now: float) -> NodeBelief:
     return replace(node, told_id=told, attempts=attempts, tell_after=now + TELL_AGAIN_S)
 
 
-def _missed(node: NodeBelief, how: Miss, detail: str, now: float) -> NodeBelief:
+def _missed(node: NodeBelief, how: Miss, detail: str, waited_s: float, now: float) -> NodeBelief:
+    """Silence began, as far as is known, when the first check was sent that got no answer."""
     beat = node.heartbeat
+    asked_at = max(now - waited_s, beat.answered_at or now - waited_s)
     if how is Miss.REFUSED and beat.last_miss in (Miss.UNREACHABLE, Miss.TIMED_OUT):
         # The host is back, and says so: a login that still waits for it may wait for long.
-        node = replace(node, look_asked_at=None, look_begun_at=None)
+        node = replace(node, look_asked_at=None, look_begun_at=None, peer_asked_at=None)
     missed = replace(
         beat,
         misses=beat.misses + 1,
-        first_missed_at=now if beat.first_missed_at is None else beat.first_missed_at,
+        first_missed_at=asked_at if beat.first_missed_at is None else beat.first_missed_at,
         missed_at=now,
         last_miss=how,
         detail=detail,

@@ -38,12 +38,16 @@ class HeartbeatAnswered:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatMissed:
-    """The raylet did not answer; `how` says what was seen on the wire."""
+    """The raylet did not answer; `how` says what was seen on the wire.
+
+    It was asked `waited_s` ago: by the deadline of the check, not by a clock that may have stood still.
+    """
 
     node: str
     node_id: str
     how: Miss
     detail: str = ""
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

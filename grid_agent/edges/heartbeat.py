@@ -93,7 +93,20 @@ class Heartbeats:
                 checks.append(asyncio.ensure_future(line.check(self._deadline_s)))
                 if number % TOGETHER == TOGETHER - 1:
                     await asyncio.sleep(0)  # let answers in, or the last one's would wait for all to be asked
-            return await asyncio.gather(*checks)
+            seen: list[m.Event] = await asyncio.gather(*checks)
+        self._ask_again(turn, seen)
+        return seen
+
+    def _ask_again(self, turn: Sequence["_Line"], seen: Sequence[m.Event]) -> None:
+        """Who has just become silent is asked once more at once: it decides sooner than the next round."""
+        fresh = []
+        for line, event in zip(turn, seen, strict=True):
+            silent = isinstance(event, m.HeartbeatMissed) and event.how is Miss.TIMED_OUT
+            if silent and not line.silent:
+                fresh.append(line)
+            line.silent = silent
+        for line in fresh[:TOGETHER]:
+            line.ask_again(self._deadline_s / 2)
 
     def _turn(self) -> list["_Line"]:
         """Everybody, if that is within the budget; else who missed the last check, and who waited longest.
@@ -122,6 +135,9 @@ class _Line:
         self.to = to
         self.checked_at = 0.0
         self.missed = False
+        self.silent = False
+        self._accepts = False  # silent, and yet its port accepts connections
+        self._again: asyncio.Task[None] | None = None
         self._rtts_ms: deque[float] = deque(maxlen=RTTS)
         self._name = name
         self._feed = feed
@@ -133,9 +149,26 @@ class _Line:
 
     async def check(self, deadline_s: float) -> m.Event:
         """One health check. Any failure is looked at by a TCP connect of its own."""
-        event = await self._check(deadline_s)
+        silent = self.silent and not self._accepts
+        event = await (self._check_anew(deadline_s) if silent else self._check(deadline_s))
         self.missed = isinstance(event, m.HeartbeatMissed)
         return event
+
+    async def _check_anew(self, deadline_s: float) -> m.Event:
+        """The same with a connect beside it: a host that is back refuses that at once.
+
+        On an old connection TCP sends again only after a longer and longer wait.
+        """
+        asked = asyncio.ensure_future(self._check(deadline_s))
+        try:
+            seen = await connect(self.to.address, self.to.port, min(deadline_s, CONNECT_S))
+            if seen.miss is Miss.REFUSED and not asked.done():
+                return self._missed(seen.miss, seen.detail)
+            event = await asked
+            self._accepts = seen.miss is None and isinstance(event, m.HeartbeatMissed)
+            return event
+        finally:
+            asked.cancel()
 
     async def _check(self, deadline_s: float) -> m.Event:
         begun = time.perf_counter()
@@ -143,19 +176,30 @@ class _Line:
             answer = await self._call(None, timeout=deadline_s)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                return self._missed(Miss.TIMED_OUT, f"no answer in {deadline_s:g} s")
+                return self._missed(Miss.TIMED_OUT, f"no answer in {deadline_s:g} s", deadline_s)
             return await self._look(error.code().name)
         except Exception as error:  # noqa: BLE001 - a closed channel, a cancelled call: not an answer
             return self._missed(Miss.TIMED_OUT, type(error).__name__)
         if answer != SERVING:
             return self._missed(Miss.NOT_SERVING, f"health status {answer.hex() or 'empty'}")
+        self._accepts = False
         took_ms = (time.perf_counter() - begun) * 1000.0
         self._rtts_ms.append(took_ms)
         return m.HeartbeatAnswered(self._name, self.to.node_id, min(self._rtts_ms), took_ms)
 
+    def ask_again(self, deadline_s: float) -> None:
+        """One more check in the background, whose answer is news."""
+
+        async def ask() -> None:
+            self._feed(await self.check(deadline_s))
+
+        self._again = asyncio.create_task(ask(), name=f"ask {self._name} again")
+
     def close(self) -> None:
         """Stop watching; the channel is closed in the background."""
         self._watch.cancel()
+        if self._again is not None:
+            self._again.cancel()
         closing = asyncio.ensure_future(self._channel.close())
         _CLOSING.add(closing)
         closing.add_done_callback(_CLOSING.discard)
@@ -188,8 +232,8 @@ class _Line:
             return self._missed(Miss.NOT_SERVING, f"{why}; the port accepts connections")
         return self._missed(seen.miss, seen.detail)
 
-    def _missed(self, how: Miss, detail: str) -> m.HeartbeatMissed:
-        return m.HeartbeatMissed(self._name, self.to.node_id, how, detail)
+    def _missed(self, how: Miss, detail: str, waited_s: float = 0.0) -> m.HeartbeatMissed:
+        return m.HeartbeatMissed(self._name, self.to.node_id, how, detail, waited_s)
 
 
 _CLOSING: set["asyncio.Future[None]"] = set()

@@ -33,6 +33,36 @@ def test_misses_add_up_and_one_answer_clears_them() -> None:
     assert (beat.rtt_ms, beat.last_rtt_ms) == (0.5, 0.7)
 
 
+def silence(waited_s: float) -> m.HeartbeatMissed:
+    return m.HeartbeatMissed("gpu1", "gpu1-a", Miss.TIMED_OUT, "", waited_s)
+
+
+def test_silence_began_when_the_first_check_without_answer_was_sent() -> None:
+    story = Story()
+    story.see(answered("gpu1"), after=1)
+    heard = story.now
+    story.see(silence(0.8), after=2)
+    story.see(silence(0.8), after=1)
+    assert story.node("gpu1").heartbeat.first_missed_at == pytest.approx(heard + 2 - 0.8)
+
+
+def test_silence_did_not_begin_before_the_last_answer() -> None:
+    story = Story()
+    story.see(answered("gpu1"), after=1)
+    heard = story.now
+    story.see(silence(0.8), after=0.3)  # another check, sent before the one that was answered
+    assert story.node("gpu1").heartbeat.first_missed_at == heard
+
+
+def test_a_refusal_after_silence_has_host_and_peer_asked_anew() -> None:
+    story = Story()
+    story.see(timed_out("gpu1"), timed_out("gpu1"), after=1)
+    asked = story.node("gpu1")
+    assert None not in (asked.look_asked_at, asked.peer_asked_at)
+    back = evidence.fold(story.belief, refused("gpu1"), story.now).nodes["gpu1"]
+    assert (back.look_asked_at, back.peer_asked_at) == (None, None)
+
+
 @pytest.mark.parametrize(
     "event",
     [

@@ -92,10 +92,91 @@ async def test_a_stopped_raylet_is_silent_not_refused() -> None:
             (event,) = await beats.sweep()
             assert isinstance(event, m.HeartbeatMissed)
             assert event.how is Miss.TIMED_OUT
+            again = await asyncio.wait_for(news.get(), 5)  # asked once more at once, not at the next sweep
+            assert isinstance(again, m.HeartbeatMissed)
+            assert (again.how, again.detail) == (Miss.TIMED_OUT, "no answer in 0.25 s")
+            await beats.sweep()
             os.kill(process.pid, signal.SIGCONT)
             answers = [(await beats.sweep())[0] for _ in range(5)]
             assert any(isinstance(a, m.HeartbeatAnswered) for a in answers)
+            assert news.empty()  # once, not after every sweep
+
+
+async def test_a_raylet_that_was_only_slow_says_so_when_it_is_asked_once_more() -> None:
+    with raylet() as (process, port):
+        async with following(port) as (beats, news):
+            while not isinstance((await beats.sweep())[0], m.HeartbeatAnswered):
+                pass
+            os.kill(process.pid, signal.SIGSTOP)
+            (event,) = await beats.sweep()
+            os.kill(process.pid, signal.SIGCONT)
+            assert isinstance(event, m.HeartbeatMissed)
+            assert isinstance(await asyncio.wait_for(news.get(), 5), m.HeartbeatAnswered)
+
+
+async def test_a_line_that_is_let_go_is_not_asked_once_more() -> None:
+    with raylet() as (process, port):
+        async with following(port) as (beats, news):
+            while not isinstance((await beats.sweep())[0], m.HeartbeatAnswered):
+                pass
+            os.kill(process.pid, signal.SIGSTOP)
+            await beats.sweep()
+            beats.follow([])
+            await asyncio.sleep(0.5)
             assert news.empty()
+
+
+class Way:
+    """The way to a raylet, through a port of its own: cut, it is a host that is back without its raylet."""
+
+    def __init__(self, to: int) -> None:
+        self.port = free_port()
+        self._to = to
+        self._open = asyncio.Event()
+        self._open.set()
+        self._copies: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "Way":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._copies:
+            task.cancel()
+        await asyncio.gather(*self._copies, return_exceptions=True)
+
+    def lose(self) -> None:
+        """No word passes on what was open; nobody listens any more."""
+        self._open.clear()
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        for source, sink in ((reader, back), (there, writer)):
+            self._copies.append(asyncio.create_task(self._copy(source, sink)))
+
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(4096):
+                await self._open.wait()
+                sink.write(data)
+        finally:
+            sink.close()
+
+
+async def test_a_host_that_is_back_refuses_although_the_old_connection_is_silent() -> None:
+    with raylet() as (_, port):
+        async with Way(port) as way, following(way.port) as (beats, _):
+            while not isinstance((await beats.sweep())[0], m.HeartbeatAnswered):
+                pass
+            way.lose()
+            (first,) = await beats.sweep()
+            (second,) = await beats.sweep()
+            assert isinstance(first, m.HeartbeatMissed)
+            assert isinstance(second, m.HeartbeatMissed)
+            assert (first.how, second.how) == (Miss.TIMED_OUT, Miss.REFUSED)
+            assert (first.waited_s, second.waited_s) == (0.5, 0.0)
 
 
 async def test_a_port_nobody_listens_on_is_refused() -> None:
