@@ -6,6 +6,7 @@ Called by `compose`, whose scheduler runs the jobs below.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from grid_agent.core.rest import at_rest
 from grid_agent.core.step import step
 
 TICK_S = 0.5
+SUSPECTED_S = 0.1  # between two steps while the time of a suspect may be up
+STEP_SHARE = 0.1  # of the time goes into such steps at most, however long one takes
 LIST_EVERY_S = 1.0
 LIST_UNSETTLED_S = 0.2
 LIST_WHOLE = 400  # nodes
@@ -92,15 +95,28 @@ class Loop:
 
     async def run(self) -> None:
         """Step for ever. A bug in the core must be seen, not survived in silence: it ends the loop."""
+        step_s = 0.0
         while True:
-            await self._arrived.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._patience_s(step_s)):
+                    await self._arrived.wait()
             self._arrived.clear()
             events, self._events = self._events, []
             heard, self._heard = self._heard, []
+            begun = self.clock()
             await self._step(events)
+            step_s = self.clock() - begun
             for one in heard:
                 if not one.done():
                     one.set_result(None)
+
+    def _patience_s(self, step_s: float) -> float | None:
+        """How long to wait for news; None: the tick will do. A suspect's time is up at no tick of ours."""
+        since = self.clock() - 2 * max(self.policy.hang_s, self.policy.unreachable_s)
+        nodes = map(self.belief.nodes.__getitem__, self.belief.busy)
+        if not any(node.state is State.SUSPECT and node.since > since for node in nodes):
+            return None
+        return max(SUSPECTED_S, step_s / STEP_SHARE)
 
     async def _step(self, events: Sequence[m.Event]) -> None:
         # What people said is read at every step, so that nothing is restarted that was stopped just now.

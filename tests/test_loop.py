@@ -174,6 +174,19 @@ async def test_a_late_tick_is_measured() -> None:
         await until_true(lambda: loop.belief.observer.loop_lag_ms == pytest.approx(3000.0))
 
 
+async def test_while_somebody_is_suspected_a_limit_needs_no_tick() -> None:
+    world = World()
+    async with watched(world) as loop:
+        assert loop._patience_s(0.0) is None
+        loop.feed(*[m.HeartbeatMissed("w1", "w1-1", Miss.TIMED_OUT)] * 2)
+        await until_true(lambda: loop.belief.nodes["w1"].state is State.SUSPECT)
+        world.now += 1.0
+        await until_true(lambda: loop.belief.stepped_at == world.now)
+        assert (loop._patience_s(0.0), loop._patience_s(0.5)) == (0.1, 5.0)
+        world.now += 1000.0  # it waits for a person by now
+        assert loop._patience_s(0.0) is None
+
+
 async def test_that_the_healthy_are_healthy_waits_for_the_tick_and_news_does_not() -> None:
     world = World()
     async with watched(world) as loop:

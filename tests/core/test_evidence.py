@@ -160,6 +160,24 @@ def test_a_view_remembers_since_when_it_is_so() -> None:
     assert (view.at, view.since) == (began + 5, began + 10)  # that it is reached, of the moment it ended
 
 
+def test_a_host_that_answers_so_soon_was_there_all_the_time() -> None:
+    story = Story()
+    story.see(timed_out("gpu1"), after=1)
+    first = story.now
+    story.see(timed_out("gpu1"), after=1)
+    story.see(pid_there("gpu1"), after=0.5)
+    view = story.node("gpu1").host_view
+    assert view is not None
+    assert view.since == first
+    late = Story()
+    late.see(timed_out("gpu1"), after=1)
+    late.see(timed_out("gpu1"), after=1)
+    late.see(pid_there("gpu1"), after=2.5)  # the login may have waited for the end of a cut
+    view = late.node("gpu1").host_view
+    assert view is not None
+    assert view.since == late.now
+
+
 def test_a_result_that_comes_twice_counts_once() -> None:
     story = Story()
     story.die("gpu1")

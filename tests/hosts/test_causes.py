@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.cluster import until
 from tests.support.hosts import Lab
-from tests.support.lab_cluster import MEMORY, LabCluster
+from tests.support.lab_cluster import CPU, MEMORY, LabCluster
 
 pytestmark = pytest.mark.hosts
 HANG_S, UNREACHABLE_S = 8.0, 10.0
@@ -147,6 +147,21 @@ def test_an_agent_that_stood_still_does_nothing_on_old_news(cluster: LabCluster)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not (CPU / "cpu.cfs_quota_us").exists(), reason="CPU is limited by cgroup v1")
+def test_an_agent_starved_of_cpu_doubts_itself_and_restarts_nobody(cluster: LabCluster) -> None:
+    before = {name: cluster.raylet(name) for name in cluster.lab.hosts}
+    (replica,) = cluster.titled("gpu-master", "ray::ServeReplica:grid-agent")
+    with cluster.starved([replica], percent=1.0), cluster.paused("gpu2", before["gpu2"]):
+        time.sleep(2 * HANG_S)  # of a hang that an agent at its ease ends after HANG_S
+    observer = until(lambda: cluster.get("/health").get("observer"), 20, 0.1)
+    assert observer["status"] == "warn", observer
+    for name, pid in before.items():
+        cluster.comes(name, "ALIVE", None, 40)
+        assert cluster.raylet(name) == pid
+    until(lambda: cluster.get("/health")["observer"]["status"] == "pass", 60, 0.5)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not (MEMORY / "memory.limit_in_bytes").exists(), reason="memory is limited by cgroup v1")
 def test_the_kernel_kills_it_for_memory_and_is_named(cluster: LabCluster) -> None:
     old = cluster.raylet("gpu1")
@@ -166,6 +181,23 @@ def test_marked_dead_and_still_running_is_fenced_and_restarted(cluster: LabClust
         assert "accepted" in said.stdout, said.stderr
         incident = cluster.healed("gpu1", old)
     assert incident["cause"] == "marked dead, still running"
+
+
+@pytest.mark.slow
+def test_a_second_raylet_of_one_host_is_named_and_left_to_a_person(cluster: LabCluster) -> None:
+    first = cluster.raylet("gpu1")
+    second = cluster.start_another("gpu1")
+    try:
+        named = until(lambda: cluster.in_health("gpu1").get("action"), 60, 0.5)
+        assert f"pid {first} and pid {second}" in named or f"pid {second} and pid {first}" in named
+        assert "end all but one" in named
+        time.sleep(2 * HANG_S)
+        assert {first, second} <= cluster.raylets("gpu1")
+    finally:
+        cluster.lab.hosts["gpu1"].kill(second, signal.SIGTERM)
+    cluster.comes("gpu1", "ALIVE", None, 40)
+    assert cluster.raylet("gpu1") == first
+    until(lambda: not cluster.in_health("gpu1").get("action"), 60, 0.5)
 
 
 TELL = """

@@ -63,6 +63,11 @@ class LabCluster:
     def why(self, name: str) -> dict[str, Any]:
         return self.get(f"/why/{name}")
 
+    def in_health(self, name: str) -> dict[str, Any]:
+        """The row of a node in the health answer, empty while there is none."""
+        rows = self.get("/health").get("nodes", [])
+        return dict(next((row for row in rows if row["name"] == name), {}))
+
     def state(self, name: str) -> tuple[str | None, str | None]:
         """State and cause of a node."""
         found = self.why(name)
@@ -111,12 +116,29 @@ class LabCluster:
         """Pids of the processes on a host that gave themselves a title that begins so."""
         return [pid for pid, argv in self.lab.hosts[host].processes().items() if argv[0].startswith(title)]
 
+    def raylets(self, name: str) -> set[int]:
+        """The pids of the raylets on a host."""
+        found = [p for p, argv in self.lab.hosts[name].processes().items() if Path(argv[0]).name == "raylet"]
+        return {p for p in found if int(status_of(p, "PPid")) not in found}  # no worker to be, either
+
     def raylet(self, name: str) -> int:
         """The pid of our raylet on a host, 0 when there is none."""
-        found = [p for p, argv in self.lab.hosts[name].processes().items() if Path(argv[0]).name == "raylet"]
-        ours = [p for p in found if int(status_of(p, "PPid")) not in found]  # no worker to be, either
+        ours = self.raylets(name)
         assert len(ours) <= 1
-        return ours[0] if ours else 0
+        return ours.pop() if ours else 0
+
+    def start_another(self, name: str) -> int:
+        """One more raylet of the same name, as a person would start it on that host by hand; its pid."""
+        before = self.raylets(name)
+        host, home = self.lab.hosts[name], "/root/.local/state/grid-agent/lab"
+        ray = [str(self.lab.worker_bin / "ray"), "start", f"--address={self.lab.head.address}:6379"]
+        flags = [f"--node-name={name}", "--num-cpus=1", "--num-gpus=0", "--object-store-memory=80000000"]
+        env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{home}/ray_token"}
+        more = ["--dashboard-agent-listen-port=0", "--temp-dir=/tmp/another", "--disable-usage-stats"]
+        said = host.run([*ray, *flags, *more], env={**env, "RAY_USAGE_STATS_ENABLED": "0"}, timeout_s=60)
+        assert said.returncode == 0, said.stdout + said.stderr
+        (new,) = self.raylets(name) - before
+        return new
 
     @contextmanager
     def paused(self, host: str, pid: int) -> Iterator[None]:
