@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 POLL_S = 0.02
 RESOLVE_S = 1.0  # for one host name in another process's arguments
 SETTLE_S = 1.0  # for a raylet that is just beginning or just ending, and shows no arguments
+# Reads a program from standard input, which goes on after it. The program's length comes first.
+LOADER = "import sys;i=sys.stdin.buffer;exec(compile(i.read(int(i.readline())),'ray_start','exec'))"
 ENTRY_POINT = b"from ray.scripts.scripts import main"  # in the `ray` that pip and uv write
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 TAIL_LINES = 20
@@ -41,6 +43,7 @@ LOOK_BYTES = 48 * 1024  # of a look's answer; whoever asks over SSH reads no mor
 MOST_REMAINS = 100  # listed; that there are any is what counts
 AGENT_TITLES = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")  # beside the workers
 NOT_BUSY = ("ray::IDLE", "ray::GridAgent", "ray::grid-agent: ")  # what waits, and what is the agent's own
+LEAVE_S = 3.0
 GREET_S = 0.5
 # RFC 9113, 3.4: a client says this and SETTINGS; a server's first frame is SETTINGS: so gRPC greets.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -942,29 +945,15 @@ def _own_python(command: str, env: dict[str, str]) -> str | None:
     return python if Path(python).name.startswith("python") else None
 
 
-def _standard_input(program: str | None) -> int:
-    """A descriptor to read a program from; it has room for any, which a pipe has not."""
-    if program is None:
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    handle = os.memfd_create("ray_start")
-    os.write(handle, program.encode())
-    os.lseek(handle, 0, os.SEEK_SET)
-    return handle
-
-
-def _spawn(
-    argv: list[str], env: dict[str, str], log: str, held: Held, program: str | None = None
-) -> subprocess.Popen[bytes]:
+def _spawn(argv: list[str], env: dict[str, str], log: str, held: Held, stdin: int) -> subprocess.Popen[bytes]:
     output = _private_file(log, os.O_WRONLY | os.O_TRUNC)
-    python = _own_python(argv[0], env) if program is not None else None
-    source = _standard_input(program if python else None)
     try:
         # A session of its own: Ray cleans up the process groups of its workers, and this may run inside one.
         return subprocess.Popen(
-            [python, "-", *argv] if python else argv,
+            argv,
             env=env,
             cwd="/",
-            stdin=source,
+            stdin=stdin,
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -977,7 +966,60 @@ def _spawn(
         raise _no_ray(argv[0], env, error.strerror) from None
     finally:
         os.close(output)
-        os.close(source)
+
+
+class Starter:
+    """The process of a start: `ray start`, or `ray_start` in its place, which loads and waits for a word."""
+
+    def __init__(self, request: dict[str, Any], held: Held) -> None:
+        self._argv, self._env, self._log = _argv(request["argv"]), _env(request), _home(request["log"])
+        self._held = held
+        self._program: bytes | None = request["program"].encode() if request.get("program") else None
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def load(self) -> None:
+        """Has the program load meanwhile, where it can; whatever goes wrong with that is said by `go`."""
+        python = _own_python(self._argv[0], self._env) if self._program is not None else None
+        if python is None or self._program is None:
+            return
+        argv = [python, "-c", LOADER, *self._argv]
+        with contextlib.suppress(OSError, HostError):
+            self._child = _spawn(argv, self._env, self._log, self._held, subprocess.PIPE)
+            self._write(b"%d\n" % len(self._program) + self._program)
+
+    def go(self) -> subprocess.Popen[bytes]:
+        """Starts; raises HostError where there is no such command."""
+        if self._child is None:
+            self.load()
+        if self._child is not None:
+            self._write(b"go\n")
+            self._close()
+            return self._child
+        self._child = _spawn(self._argv, self._env, self._log, self._held, subprocess.DEVNULL)
+        return self._child
+
+    def end(self) -> None:
+        """Ends what was not told to start: at the end of its input it exits by itself."""
+        if self._child is None or self._child.returncode is not None:
+            return
+        self._close()
+        if _exit_code(self._child.pid, LEAVE_S) is None:
+            _end_session(self._child.pid)
+        self._child.wait()
+
+    def _write(self, data: bytes) -> None:
+        """One that is gone already leaves an exit code."""
+        assert self._child is not None
+        assert self._child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.write(data)
+            self._child.stdin.flush()
+
+    def _close(self) -> None:
+        assert self._child is not None
+        if self._child.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._child.stdin.close()
 
 
 def _no_ray(command: str, env: dict[str, str], why: str | None) -> HostError:
@@ -1047,11 +1089,11 @@ def _end_session(pid: int) -> None:
         ending.hard(ending.soft([table[one] for one in found if one != os.getpid() and not table[one].ended]))
 
 
-def _launch(request: dict[str, Any], wanted: dict[str, Any], timeout_s: float, held: Held) -> Proc:
+def _launch(request: dict[str, Any], wanted: dict[str, Any], timeout_s: float, starter: Starter) -> Proc:
     argv, env, log = _argv(request["argv"]), _env(request), _home(request["log"])
     if request.get("expect"):
         _check_versions(argv[0], env, request["expect"])
-    child = _spawn(argv, env, log, held, request.get("program"))
+    child = starter.go()
     born: list[Proc] = []
     try:
         code = _exit_code(child.pid, timeout_s)
@@ -1103,7 +1145,7 @@ def _refuse_second(wanted: dict[str, Any]) -> None:
         )
 
 
-def start(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
+def start(request: dict[str, Any], held: Held = (), starter: Starter | None = None) -> dict[str, Any]:
     """Starts one raylet with exactly this command and environment, under a lock, unless it runs already.
 
     Request: argv, env, log and lock (paths), timeout_s, node_name, gcs_address; optional lock_wait_s (5),
@@ -1123,7 +1165,7 @@ def start(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
         if request.get("unless"):
             refuse_stopped(request["unless"])
         _refuse_second(wanted)
-        raylet = _launch(request, wanted, timeout_s, locks)
+        raylet = _launch(request, wanted, timeout_s, starter or Starter(request, locks))
         return {"ok": True, "raylet": _row(raylet), "took_s": round(time.monotonic() - began, 3)}
 
 
@@ -1235,23 +1277,37 @@ def _refuses(path: Path) -> bool:
     return False
 
 
-def steps(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
+def _starts(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """The starts among the steps of a request."""
+    within = [start for one in request.get("requests", ()) for start in _starts(one)]
+    return [request] if request.get("op") == "start" else within
+
+
+def steps(request: dict[str, Any], held: Held = (), starter: Starter | None = None) -> dict[str, Any]:
     """Carries out several requests in one call, in order, and stops at the first that fails.
 
-    The locks that any of them names are held from before the first until after the last. Request: requests;
-    optional epoch, a number that rises with every agent: an older one than this node has seen is refused.
+    The locks that any of them names are held from before the first until after the last. What a start needs
+    is loaded while the steps before it are carried out. Request: requests; optional epoch, a number that
+    rises with every agent: an older one than this node has seen is refused.
     Answer: that of the last one carried out, and answers: all of them, each with took_s. Errors, before
     anything is done: busy, disk, stale.
     """
     answers: list[dict[str, Any]] = []
     with _locked(request, held, needed=True) as locks:
         _refuse_stale(request.get("epoch"), locks)
-        for one in request["requests"]:
-            began = time.monotonic()
-            answer = handle(one, locks)
-            answers.append({"took_s": round(time.monotonic() - began, 3), **answer})
-            if not answers[-1].get("ok"):
-                break
+        own = [Starter(one, locks) for one in _starts(request)[:1]] if starter is None else []
+        try:
+            for loading in own:
+                loading.load()
+            for one in request["requests"]:
+                began = time.monotonic()
+                answer = handle(one, locks, own[0] if own else starter)
+                answers.append({"took_s": round(time.monotonic() - began, 3), **answer})
+                if not answers[-1].get("ok"):
+                    break
+        finally:
+            for loading in own:
+                loading.end()
     return {"ok": True, **(answers[-1] if answers else {}), "answers": answers}
 
 
@@ -1425,14 +1481,16 @@ def logs(request: dict[str, Any]) -> dict[str, Any]:
     return {"ok": True, "files": [{"path": path, "tail": _last(path)} for path in paths]}
 
 
-def handle(request: dict[str, Any], held: Held = ()) -> dict[str, Any]:
+def handle(request: dict[str, Any], held: Held = (), starter: Starter | None = None) -> dict[str, Any]:
     """Answers one request; every failure is an answer too: {ok: false, error, detail}.
 
-    `held` are the locks that `steps` has taken for it.
+    `held` are the locks that `steps` has taken for it, `starter` is what loads for its start.
     """
     free = {operation.__name__: operation for operation in (look, clear, put_secret, port_owner, logs)}
-    locking = {operation.__name__: operation for operation in (end, end_head, start, steps, end_cluster)}
+    locking = {operation.__name__: operation for operation in (end, end_head, end_cluster)}
     try:
+        if request["op"] in ("start", "steps"):
+            return (start if request["op"] == "start" else steps)(request, held, starter)
         if request["op"] in locking:
             return locking[request["op"]](request, held)
         if request["op"] not in free:

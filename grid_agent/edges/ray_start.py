@@ -1,9 +1,9 @@
 """`ray start` of one worker without its command line, which takes long to load. Private parts of Ray: Node.
 
-What the command does for these flags is in ray/scripts/scripts.py, `start`. Given to Ray's own Python on the
-worker's host, on standard input, with the command that it stands for as its arguments. Where anything here
-was not proved (Ray's minor version, a flag, a value, a hook) it becomes that command, before anything is
-started. Its errors are Ray's own. Called by `host_program`; Python 3.9 and Ray, nothing of ours.
+What the command does for these flags is in ray/scripts/scripts.py, `start`. Given to Ray's own Python on
+the worker's host, on standard input, with the command that it stands for as its arguments; it loads, and
+waits for the word to start. Where anything here was not proved (Ray's minor version, a flag, a value, a hook)
+it becomes that command instead. Its errors are Ray's own. Called by `host_program`; Python 3.9 and Ray only.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 PROVED = "2.60."
+GO = b"go\n"
 HOOKS = ("RAY_START_HOOK", "RAY_REDIS_ADDRESS")  # of others, who expect the command
 BOOLS = {"True": True, "False": False}
 SAYS_NOTHING = "--disable-usage-stats"  # of the head only
@@ -102,11 +103,19 @@ def _node(found: dict[str, Any]) -> tuple[Any, Any]:
         raise NotProvedError(str(error)) from None
 
 
-def start(flags: list[str]) -> None:
-    """What `ray start` does. Raises NotProvedError before anything is started, and what Ray raises after."""
+def load(flags: list[str]) -> tuple[Any, Any]:
+    """Everything that a start needs and that starts nothing. Raises NotProvedError."""
     if any(os.environ.get(name) for name in HOOKS):
         raise NotProvedError("a hook")
-    node_class, given = _node(parameters(flags))
+    loaded = _node(parameters(flags))
+    from ray._private import utils  # noqa: PLC0415
+
+    utils.get_dashboard_dependency_error()  # asked again by the raylet's start: by then it is loaded
+    return loaded
+
+
+def start(node_class: Any, given: Any) -> None:
+    """What `ray start` does with these parameters. Raises what Ray raises."""
     from ray._private import utils  # noqa: PLC0415
     from ray._private.authentication import authentication_token_setup  # noqa: PLC0415
 
@@ -116,17 +125,22 @@ def start(flags: list[str]) -> None:
 
 
 def main(command: list[str]) -> None:
-    """Start the node, or become the command."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)  # in place of this program, which the raylet would inherit
-    os.close(nothing)
+    """Load, wait for the word, then start the node or become the command. Without the word, end."""
     try:
-        start(command[2:])
+        loaded = load(command[2:])
     except NotProvedError:
+        loaded = None
+    if sys.stdin.buffer.readline() != GO:
+        return
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # in place of the pipe, which the raylet would inherit
+    os.close(nothing)
+    if loaded is None:
         os.execvp(command[0], command)  # noqa: S606 - an argv, as it was given
+    start(*loaded)
 
 
 if __name__ == "__main__":
-    if sys.path[0] == "":  # the working directory, for a program on standard input
+    if sys.path[0] == "":  # the working directory
         del sys.path[0]
     main(sys.argv[1:])

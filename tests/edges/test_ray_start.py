@@ -71,7 +71,9 @@ def command(text: str, name: str) -> list[str]:
 def recorded(how: str, argv: list[str]) -> list[Any]:
     """What Ray is given by one of the two ways."""
     asked = [sys.executable, "-c", RECORD, how, ray_start.__file__, "/bin/false", *argv[1:]]
-    said = subprocess.run(asked, env=ENV, capture_output=True, text=True, timeout=60, check=False)
+    said = subprocess.run(
+        asked, env=ENV, input="go\n", capture_output=True, text=True, timeout=60, check=False
+    )
     assert said.returncode == 0, said.stderr
     return [json.loads(line[6:]) for line in said.stdout.splitlines() if line.startswith("FOUND ")]
 
@@ -84,14 +86,14 @@ def test_ray_is_given_what_the_command_would_give_it(text: str, name: str) -> No
     assert by_us == by_command
 
 
-def ran(argv: list[str], tmp_path: Path, **env: str) -> str:
+def ran(argv: list[str], tmp_path: Path, word: str = "go\n", **env: str) -> str:
     """What the command says that is run in the end: a stand-in for `ray`."""
     ray = tmp_path / "ray"
     ray.write_text('#!/bin/sh\necho "the command: $*"; cat\n')
     ray.chmod(0o755)
     said = subprocess.run(
-        [sys.executable, "-", str(ray), "start", *argv],
-        input=start_program(),
+        [sys.executable, "-c", host_program.LOADER, str(ray), "start", *argv],
+        input=f"{len(start_program().encode())}\n{start_program()}{word}",
         env={**ENV, **env},
         capture_output=True,
         text=True,
@@ -121,6 +123,10 @@ GOOD = ["--address=127.0.0.1:1", "--node-name=w"]
 )
 def test_what_is_not_known_here_is_left_to_the_command(flags: list[str], tmp_path: Path) -> None:
     assert ran(flags, tmp_path) == f"the command: start {' '.join(flags)}\n"
+
+
+def test_without_the_word_nothing_is_started(tmp_path: Path) -> None:
+    assert ran([*GOOD, "--block"], tmp_path, word="") == ""
 
 
 def test_a_hook_of_others_gets_the_command(tmp_path: Path) -> None:
@@ -186,4 +192,42 @@ def test_a_failing_start_says_what_ray_said(tmp_path: Path) -> None:
     )
     assert answer["error"] == "auth"
     assert "token" in answer["detail"]
-    assert 'File "<stdin>"' in log.read_text()  # said by ours, not by the command
+    assert 'File "ray_start"' in log.read_text()  # said by ours, not by the command
+
+
+TOLD = """
+import pathlib, sys
+folder = pathlib.Path(sys.argv[1]).parent
+(folder / "loaded").touch()
+(folder / ("told" if sys.stdin.buffer.readline() == b"go\\n" else "left")).touch()
+"""
+
+
+def after(first: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The answer to this step and then a start, by a program that writes down what it was told."""
+    ray = entry_point(folder, f"#!{sys.executable}")
+    start = {
+        "op": "start",
+        "argv": [ray, "start", *GOOD],
+        "env": ENV,
+        "program": TOLD,
+        "log": str(folder / "w.log"),
+        "lock": str(folder / "w.lock"),
+        "timeout_s": 30,
+        "node_name": "w",
+        "gcs_address": "127.0.0.1:1",
+    }
+    return host_program.handle({"op": "steps", "requests": [first, {"op": "steps", "requests": [start]}]})
+
+
+def test_a_start_after_a_step_that_failed_has_loaded_and_is_not_told(tmp_path: Path) -> None:
+    failing = {"op": "end", "gcs_address": "127.0.0.1:1"}  # of nobody
+    assert after(failing, tmp_path)["error"] == "bad_request"
+    assert {file.name for file in tmp_path.iterdir()} == {"ray", "w.log", "w.lock", "loaded", "left"}
+
+
+def test_a_start_after_a_step_that_went_well_is_told_to_go_on(tmp_path: Path) -> None:
+    ending = {"op": "end", "gcs_address": "127.0.0.1:1", "node_id": "ab" * 28}
+    answer = after(ending, tmp_path)
+    assert "no such raylet runs" in answer["detail"]
+    assert {file.name for file in tmp_path.iterdir()} == {"ray", "w.log", "w.lock", "loaded", "told"}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cluster import until
 from tests.support.hosts import Lab
 from tests.support.lab_cluster import LabCluster
 
@@ -60,6 +61,8 @@ def test_a_token_that_is_not_the_clusters_is_the_cause(cluster: LabCluster) -> N
     old = cluster.raylet("gpu2")
     head = cluster.lab.head.path("/root/.local/state/grid-agent/lab/ray_token")
     kept = head.read_text()
+    # Ray on the head can start no process with that token; what repairs from there must be up.
+    until(lambda: cluster.titled("gpu-master", "ray::GridAgentRepairer"), 30)
     head.write_text("another\n")  # what the repair copies to the node
     try:
         cluster.lab.hosts["gpu2"].kill(old)
