@@ -78,9 +78,10 @@ def actors(count: int) -> dict[str, Any]:
     """Memory of the probe actor with its reader, and of an empty actor, made in turn in one Ray."""
     import ray
 
-    from grid_agent.edges import gpu_watch, host_program, node_probe
+    from grid_agent.edges import gpu_watch, node_probe
+    from grid_agent.edges.host import common, ports, procs
 
-    for module in (gpu_child, gpu_nvml, gpu_watch, host_program, node_probe):
+    for module in (gpu_child, gpu_nvml, gpu_watch, common, procs, ports, node_probe):
         ray.cloudpickle.register_pickle_by_value(module)
     ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     gpu = {

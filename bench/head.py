@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import httpx
 
-from grid_agent.edges import host_program
+from grid_agent.edges.host import program
 from tests.support.cluster import BIN, Cluster, free_port, until
 
 GOAL = "goal: at most 1.25"
@@ -106,9 +106,9 @@ def by_hand(cluster: Cluster) -> float:
 
 def end(port: int, folder: Path) -> None:
     """End the bare head, by the address that its raylet names."""
-    for raylet in host_program.handle({"op": "look", "gcs_port": port})["raylets"]:
+    for raylet in program.handle({"op": "look", "gcs_port": port})["raylets"]:
         request = {"op": "end_cluster", "gcs_address": raylet["gcs_address"], "temp_dir": str(folder / "r")}
-        host_program.handle(request)
+        program.handle(request)
 
 
 def at_rest(cluster: Cluster, seconds: float) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from config import loader
 from grid_agent.core import raystart
-from grid_agent.edges import host_program
+from grid_agent.edges.host import program
 from tests.support.cluster import UNLIMITED, Cluster, until
 
 GOAL = "goal: at most 1.5 x bare start + 3 s"
@@ -100,12 +100,12 @@ def bare_start(cluster: Cluster) -> float:
     import threading
 
     begun = time.monotonic()
-    thread = threading.Thread(target=host_program.handle, args=(request,))
+    thread = threading.Thread(target=program.handle, args=(request,))
     thread.start()
     node_id = usable("bare", known)
     took_s = time.monotonic() - begun
     thread.join()
-    host_program.handle({"op": "end", "gcs_address": gcs_address, "node_name": "bare", "node_id": node_id})
+    program.handle({"op": "end", "gcs_address": gcs_address, "node_name": "bare", "node_id": node_id})
     return took_s
 
 

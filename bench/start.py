@@ -110,7 +110,7 @@ def first_200(cluster: Cluster, begun: float) -> float:
 
 def end(cluster: Cluster) -> None:
     """End what the bare commands left, by pid."""
-    from grid_agent.edges import host_program
+    from grid_agent.edges.host import program
 
     address = next(
         (
@@ -122,9 +122,7 @@ def end(cluster: Cluster) -> None:
         None,
     )
     if address:
-        host_program.handle(
-            {"op": "end_cluster", "gcs_address": address, "temp_dir": str(cluster.home / "r")}
-        )
+        program.handle({"op": "end_cluster", "gcs_address": address, "temp_dir": str(cluster.home / "r")})
     cluster.close()
 
 

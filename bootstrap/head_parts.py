@@ -1,6 +1,6 @@
 """The parts of the head on this machine: which processes they are, whether they answer, how each is started.
 
-Standard library only, and `host_program` for whatever ends or starts a process. Called by `keeper`.
+Standard library only, and the package `host` for whatever ends or starts a process. Called by `keeper`.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bootstrap import pulse
-from grid_agent.edges import host_program
-from grid_agent.edges.host_program import Proc
+from grid_agent.edges.host import ending, parts, ports, procs, program
+from grid_agent.edges.host.procs import Proc
 
 ANSWER_S = 2.0
 GCS_UP_S = 20.0
@@ -38,8 +38,8 @@ class Part:
     @property
     def there(self) -> bool:
         """Whether this very process runs."""
-        now = host_program.start_ticks(self.proc.pid)
-        return now == self.proc.start and not host_program.ended(self.proc.pid)
+        now = procs.start_ticks(self.proc.pid)
+        return now == self.proc.start and not procs.ended(self.proc.pid)
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class Head:
         missing = {name for name in ("gcs", "raylet", "dashboard") if not self.there(name)}
         if not missing:
             return
-        for name, proc in host_program.head_parts(self.gcs_address).items():
+        for name, proc in parts.head_parts(self.gcs_address).items():
             if name in missing:
                 self._close(name)
                 self.parts[name] = _part(proc)
@@ -87,8 +87,10 @@ class Head:
         """
         host = self.gcs_address.rpartition(":")[0].strip("[]")
         if self.raylet_port is None:
-            ports = host_program.ports_of(self.parts["raylet"].proc.pid)
-            self.raylet_port = next((port for port in ports if pulse.answers(host, port, ANSWER_S)), None)
+            open_there = ports.ports_of(self.parts["raylet"].proc.pid)
+            self.raylet_port = next(
+                (port for port in open_there if pulse.answers(host, port, ANSWER_S)), None
+            )
             return pulse.no_answer(host) if self.raylet_port is None else True
         return pulse.answers_here(host, self.raylet_port, ANSWER_S)
 
@@ -111,7 +113,7 @@ class Head:
         if part is None:
             return f"nobody knows how the {name} was started"
         if part.there:
-            host_program.end_process(part.proc.pid, part.proc.start, 0.0, 5.0)
+            ending.end_process(part.proc.pid, part.proc.start, 0.0, 5.0)
         try:
             child = subprocess.Popen(
                 part.argv,
@@ -145,7 +147,7 @@ def _part(proc: Proc) -> Part:
     cwd = "/"
     with contextlib.suppress(OSError):
         cwd = os.readlink(f"/proc/{proc.pid}/cwd")  # noqa: PTH115
-    return Part(proc, list(proc.argv), host_program.environ(proc.pid), cwd)
+    return Part(proc, list(proc.argv), procs.environ(proc.pid), cwd)
 
 
 def http_status(host: str, port: int, path: str, token: str | None) -> int | None:
@@ -173,7 +175,7 @@ def end_head(plan: Mapping[str, Any], head: Head) -> dict[str, Any]:
         "raylet_pid": known.proc.pid if known else None,
         "term_s": TERM_S,
     }
-    return host_program.handle(request)
+    return program.handle(request)
 
 
 def start_head(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,4 +186,4 @@ def start_head(plan: Mapping[str, Any]) -> dict[str, Any]:
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             detail = f"{folder} belongs to somebody else: remove it"
             return {"ok": False, "error": "temp_dir", "detail": detail}
-    return host_program.handle({"op": "start", **plan["start"], "gcs_address": plan["gcs_address"]})
+    return program.handle({"op": "start", **plan["start"], "gcs_address": plan["gcs_address"]})

@@ -1,4 +1,4 @@
-"""A repair as one request of `host_program`: end the old raylet, start the new one as the file says.
+"""A repair as one request of the host's program: end the old raylet, start the new one as the file says.
 
 Builds values only. Called by `compose`, carried out by `edges.remote` on the node that repairs.
 """

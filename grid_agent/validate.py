@@ -40,7 +40,7 @@ async def validate(
 
     Args:
         settings: The cluster file.
-        call: Sends one request of `host_program` to a node's host: (node, request, timeout_s) -> answer.
+        call: Sends one request of the host's program to a node's host: (node, request, timeout_s) -> answer.
         agent: Where the agent answers, "http://host:port".
         look: Asks the head what it says of itself and its nodes.
         api_token: For reading where the API asks for it.

@@ -17,7 +17,8 @@ from grid_agent import show
 from grid_agent.commands import common
 from grid_agent.core import rayports, raystart
 from grid_agent.core.preflight import Finding
-from grid_agent.edges import host_program, preflight_program
+from grid_agent.edges import preflight_program
+from grid_agent.edges.host import program
 from grid_agent.edges.transports import Transports, versions_here
 from grid_agent.exits import Exit
 
@@ -47,7 +48,7 @@ def preflight(config: common.Config = None, output: common.Output = common.Forma
 
 async def _findings(settings: Settings) -> list[Finding]:
     state = StatePaths.of(settings.cluster, os.environ)
-    looks, ways = Transports(settings, state, host_program), Transports(settings, state, preflight_program)
+    looks, ways = Transports(settings, state, program), Transports(settings, state, preflight_program)
     unreached: dict[str, dict[str, Any]] = {}
 
     async def runs(name: str) -> bool:

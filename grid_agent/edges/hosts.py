@@ -1,4 +1,4 @@
-"""The ways to a host, this machine or OpenSSH: one request goes to `host_program`, its answer comes back.
+"""The ways to a host, this machine or OpenSSH: one request goes to `host.program`, its answer comes back.
 
 Must never put a word of configuration into a shell command: what runs on the other side is one fixed string,
 and names, paths and commands travel as data on its standard input. Called by whoever looks at, ends or starts
@@ -15,9 +15,11 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from grid_agent.edges import host_program
+from grid_agent.edges import host
+from grid_agent.edges.host import common, program, starting
 
 STDOUT_LIMIT = 64 * 1024
 STDERR_LIMIT = 16 * 1024
@@ -114,10 +116,33 @@ def unless_stopped(request: dict[str, Any]) -> dict[str, Any] | None:
     """
     try:
         if request.get("unless_here"):
-            host_program.refuse_stopped(request["unless_here"])
-    except host_program.HostError as error:
+            starting.refuse_stopped(request["unless_here"])
+    except common.HostError as error:
         return error.answer
     return None
+
+
+# Makes modules of texts, on a host where nothing of ours is installed, and runs the last one.
+_LOAD = """import sys, types
+for name, text in {texts!r}:
+    module = sys.modules[name] = types.ModuleType(name)
+    above, _, last = name.rpartition(".")
+    if above:
+        setattr(sys.modules[above], last, module)
+    exec(compile(text, name, "exec"), vars(module))
+module.main()
+"""
+
+
+def source_of(program: ModuleType) -> str:
+    """The whole of a program as one text, to be run by a bare Python: a file, or the package `host`."""
+    if program.__name__ != f"{host.PACKAGE}.program":
+        return Path(str(program.__file__)).read_text(encoding="utf-8")
+    parts = host.PACKAGE.split(".")
+    texts = [(".".join(parts[: n + 1]), "") for n in range(len(parts))]
+    folder = Path(str(host.__file__)).parent
+    texts += [(f"{host.PACKAGE}.{name}", (folder / f"{name}.py").read_text("utf-8")) for name in host.NAMES]
+    return _LOAD.format(texts=texts)
 
 
 def with_token(request: dict[str, Any], file: str | None) -> dict[str, Any]:
@@ -136,7 +161,7 @@ Handle = Callable[[dict[str, Any]], dict[str, Any]]
 class LocalHost:
     """This machine: the program runs in a thread."""
 
-    handle: Handle = host_program.handle
+    handle: Handle = program.handle
 
     async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Answers the request.
@@ -214,7 +239,7 @@ class SshHost:
     """A host behind OpenSSH's own client, which keeps one connection open for the calls that follow.
 
     `control_dir` is a folder that only we may enter, with a short path; None for a connection per call.
-    `program` is the file whose `main` answers the requests there.
+    `text` is the program that answers one request there, by default that of the package `host`.
     """
 
     def __init__(
@@ -223,13 +248,13 @@ class SshHost:
         control_dir: str | None,
         *,
         login_timeout_s: float = LOGIN_S,
-        program: str = host_program.__file__,
+        text: str | None = None,
     ) -> None:
         self._target = target
         self._control_dir = control_dir
         self._login_s = target.connect_timeout_s + login_timeout_s
-        text = Path(program).read_bytes()
-        self._program = b"%d\n" % len(text) + text
+        sent = (source_of(program) if text is None else text).encode()
+        self._program = b"%d\n" % len(sent) + sent
 
     async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Answers the request, or says why there is no answer; never raises for what the other side does.

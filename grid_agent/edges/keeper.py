@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grid_agent.edges import host_program
+from grid_agent.edges.host import ending, procs
 
 STALE_S = 240.0  # without a sign of life it hangs; what it does takes at most so long between two of them
 TERM_S = 10.0  # a head that it is just starting is ended with it
@@ -133,7 +133,7 @@ def end(files: Files) -> bool:
     until = time.monotonic() + TERM_S
     while (there := running(files)) is not None:
         if there != (0, 0):
-            return host_program.end_process(*there, term_s=TERM_S, kill_s=KILL_S)
+            return ending.end_process(*there, term_s=TERM_S, kill_s=KILL_S)
         if time.monotonic() > until:
             return False
         time.sleep(POLL_S)
@@ -168,5 +168,5 @@ def own(files: Files) -> Any:
         return None
     with contextlib.suppress(OSError):  # a full disk: the lock holds, it only does not say whose it is
         os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()} {host_program.start_ticks(os.getpid())}\n".encode(), 0)
+        os.pwrite(handle, f"{os.getpid()} {procs.start_ticks(os.getpid())}\n".encode(), 0)
     return handle

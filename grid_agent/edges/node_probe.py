@@ -12,7 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from grid_agent.edges import gpu_child, gpu_nvml, gpu_watch, host_program
+from grid_agent.edges import gpu_child, gpu_nvml, gpu_watch
+from grid_agent.edges.host import ports
 
 GPU_WAIT_S = 0.5  # a sweep takes milliseconds; one that takes longer is in a later report
 
@@ -48,7 +49,7 @@ class GridAgentProbe:
 
     def check_peer(self, address: str, port: int, timeout_s: float) -> dict[str, Any]:
         """Bears witness: whether the raylet at this address answers this node. `how` is None when it does."""
-        how, detail = host_program.greet(address, port, timeout_s)
+        how, detail = ports.greet(address, port, timeout_s)
         return {"how": how, "detail": detail}
 
 

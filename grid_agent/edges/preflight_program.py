@@ -1,7 +1,7 @@
 """What runs on a host before a start: facts about it, and whether its ports can be reached from the others.
 
 Changes nothing, and starts nothing but Python, to ask for its version. Called by `preflight` in a thread
-here or piped to `python3` over SSH, as `host_program` is; therefore one file, the standard library of
+here or piped to `python3` over SSH, as the package `host` is; therefore one file, the standard library of
 Python 3.9 only.
 """
 

@@ -3,7 +3,7 @@
 What the command does for these flags is in ray/scripts/scripts.py, `start`. Given to Ray's own Python on
 the worker's host, on standard input, with the command that it stands for as its arguments; it loads, and
 waits for the word to start. Where anything here was not proved (Ray's minor version, a flag, a value, a hook)
-it becomes that command instead. Its errors are Ray's own. Called by `host_program`; Python 3.9 and Ray only.
+it becomes that command instead. Its errors are Ray's own. Called by `host.starter`; Python 3.9 and Ray only.
 """
 
 from __future__ import annotations

@@ -26,13 +26,14 @@ from grid_agent.edges import (
     gpu_reader,
     gpu_smi,
     gpu_watch,
-    host_program,
+    host,
     hosts,
     node_probe,
 )
 from grid_agent.edges.transports import Transport
 
-for _module in (gpu_child, gpu_nvml, gpu_watch, host_program, hosts, node_probe, sys.modules[__name__]):
+_HOST = [sys.modules[f"{host.PACKAGE}.{name}"] for name in host.NAMES]
+for _module in (gpu_child, gpu_nvml, gpu_watch, host, *_HOST, hosts, node_probe, sys.modules[__name__]):
     ray.cloudpickle.register_pickle_by_value(_module)
 
 log = logging.getLogger("grid_agent.remote")

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 from config.paths import StatePaths
 from config.settings import Node, Settings
 from grid_agent.core import raystart
-from grid_agent.edges import host_program, ray_start
-from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget
+from grid_agent.edges import ray_start
+from grid_agent.edges.host import program as host_program
+from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget, source_of
 
 # Ways open at once. A host that hangs keeps its place for a timeout: with fewer, the others would wait.
 FAN_OUT = 128
@@ -26,7 +27,7 @@ KEPT_AT_ONCE = 8  # connections that are opened side by side when nobody waits f
 
 
 class Transport(Protocol):
-    """Runs one request of `host_program` on a host."""
+    """Runs one request of a program such as `host.program` on a host."""
 
     async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """The program's answer, or one with `ok` False."""
@@ -53,7 +54,7 @@ def target(settings: Settings, node: Node) -> SshTarget:
 
 
 class Transports:
-    """The way to every node of one cluster, for a program such as `host_program`.
+    """The way to every node of one cluster, for a program such as `host.program`.
 
     The head keeps its connections where it has a state folder.
     """
@@ -98,7 +99,7 @@ class Transports:
         node = next(node for node in self._settings.nodes if node.name == name)
         if raystart.is_local(self._settings, node):
             return LocalHost(self._program.handle)
-        return SshHost(target(self._settings, node), control_dir, program=str(self._program.__file__))
+        return SshHost(target(self._settings, node), control_dir, text=source_of(self._program))
 
 
 def versions_here() -> Mapping[str, str]:

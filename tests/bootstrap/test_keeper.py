@@ -19,8 +19,9 @@ from config import loader
 from config.paths import StatePaths
 from grid_agent.core import head
 from grid_agent.core.model import Cause, Phase
-from grid_agent.edges import host_program, keeper
+from grid_agent.edges import keeper
 from grid_agent.edges.head_news import HeadNews
+from grid_agent.edges.host import procs
 from tests.support.cluster import ROOT, until
 from tests.support.fake_head import FakeHead
 from tests.support.slack_server import SlackServer
@@ -244,7 +245,7 @@ def test_a_raylet_that_hung_before_the_keeper_came_does_not_answer() -> None:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         found = head_parts.Head("127.0.0.1:1")
-        found.parts["raylet"] = head_parts.Part(host_program._proc(process.pid), [], {}, "/")
+        found.parts["raylet"] = head_parts.Part(procs.read_proc(process.pid), [], {}, "/")
         try:
             process.send_signal(signal.SIGSTOP)
             assert found.raylet_answers() is False

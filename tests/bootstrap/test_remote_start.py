@@ -14,7 +14,8 @@ from grid_agent.compose import policy_of
 from grid_agent.core import messages as m
 from grid_agent.core import raystart, startrequest
 from grid_agent.core.model import Belief, NodeBelief, State
-from grid_agent.edges import host_program, hosts
+from grid_agent.edges import hosts
+from grid_agent.edges.host import program
 from grid_agent.edges.hosts import LocalHost, SshHost, with_token
 from grid_agent.edges.transports import Transports, start_program, target, versions_here
 from grid_agent.repair_plan import RepairPlan
@@ -80,7 +81,7 @@ def request(node="w", auth="token", expect=None, **changes):
 
 def test_a_tilde_is_the_home_folder_of_the_host_that_starts_it(home, tmp_path):
     folder = home()
-    answer = host_program.handle(request(auth="disabled"))
+    answer = program.handle(request(auth="disabled"))
     assert answer["error"] == "start_failed"
     argv, env = json.loads((folder / "called").read_text())
     assert argv[0] == f"{folder}/venv/bin/ray"
@@ -100,7 +101,7 @@ def test_a_tilde_is_the_home_folder_of_the_host_that_starts_it(home, tmp_path):
 )
 def test_another_version_is_named_and_nothing_is_run(home, ray, python, named):
     folder = home(ray=ray, python=python)
-    answer = host_program.handle(request(auth="disabled"))
+    answer = program.handle(request(auth="disabled"))
     assert answer["error"] == "version"
     assert named in answer["detail"]
     assert "the head has Ray 2.60.0 on Python 3.11.7" in answer["detail"]
@@ -110,14 +111,14 @@ def test_another_version_is_named_and_nothing_is_run(home, ray, python, named):
 
 def test_without_ray_bin_the_home_folder_is_searched_too(home):
     folder = home(folder=".local")
-    assert host_program.handle(request("n", auth="disabled"))["error"] == "start_failed"
+    assert program.handle(request("n", auth="disabled"))["error"] == "start_failed"
     assert json.loads((folder / "called").read_text())[0][0] == f"{folder}/.local/bin/ray"
 
 
 def test_no_ray_says_what_to_set(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for node in ("w", "n"):
-        answer = host_program.handle(request(node, auth="disabled"))
+        answer = program.handle(request(node, auth="disabled"))
         assert answer["error"] == "no_ray"
         assert "ssh.ray_bin" in answer["detail"]
 
@@ -133,7 +134,7 @@ def test_no_ray_says_what_to_set(monkeypatch, tmp_path):
 )
 def test_what_ray_says_is_recognised(home, said, error):
     home(exit_text=said)
-    answer = host_program.handle(request(auth="disabled"))
+    answer = program.handle(request(auth="disabled"))
     assert answer["error"] == error
     assert said in answer["detail"]
 
@@ -144,7 +145,7 @@ def test_the_token_goes_to_a_private_file_and_into_no_answer(home, tmp_path):
     whole = with_token(request(), str(tmp_path / "token"))
     previous = os.umask(0)
     try:
-        answer = host_program.handle(whole)
+        answer = program.handle(whole)
     finally:
         os.umask(previous)
     token = folder / ".local/state/grid-agent/mine/ray_token"
@@ -160,7 +161,7 @@ def test_the_token_goes_to_a_private_file_and_into_no_answer(home, tmp_path):
 def test_a_secret_that_cannot_be_written_stops_the_start(home):
     folder = home()
     (folder / ".local").write_text("a file")
-    answer = host_program.handle(request())
+    answer = program.handle(request())
     assert not answer["ok"]
     assert not (folder / "called").exists()
 

@@ -18,14 +18,16 @@ from typing import Any
 
 import pytest
 
-from grid_agent.edges import host_program
-from grid_agent.edges.host_program import handle
+from grid_agent.edges import host, hosts
+from grid_agent.edges.host import common, ending, locks, looking, parts, ports, procs, program, starting
+from grid_agent.edges.host.program import handle
 
 PORT = 10_000 + os.getpid() % 50_000  # so that two runs at once do not see each other
 GCS = f"192.0.2.9:{PORT}"
 OTHER = f"192.0.2.9:{PORT}0"
 ID1 = "a1" * 28
 ID2 = "b2" * 28
+SOURCE = hosts.source_of(program)
 SLEEP = "import time; time.sleep(60)"
 DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 # A worker: started by its raylet, in a session of its own, so that only its environment tells whose it is.
@@ -83,7 +85,7 @@ def pids(rows: list[dict[str, Any]]) -> set[int]:
 
 
 def runs(pid: int) -> bool:
-    proc = host_program._proc(pid)
+    proc = procs.read_proc(pid)
     return proc is not None and not proc.ended
 
 
@@ -165,7 +167,7 @@ def test_a_node_id_is_enough_whatever_the_address_says(spawn: Spawn) -> None:
     ],
 )
 def test_an_address_is_one_however_it_is_spelled(one: str | None, other: str, *, same: bool) -> None:
-    assert host_program._same_gcs(one, other) is same
+    assert parts.same_gcs(one, other) is same
 
 
 def test_a_slow_resolver_delays_little(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +176,9 @@ def test_a_slow_resolver_delays_little(monkeypatch: pytest.MonkeyPatch) -> None:
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    monkeypatch.setattr(host_program, "RESOLVE_S", 0.05)
+    monkeypatch.setattr(parts, "RESOLVE_S", 0.05)
     began = time.monotonic()
-    assert not host_program._same_gcs("head.example:1", "192.0.2.2:1")
+    assert not parts.same_gcs("head.example:1", "192.0.2.2:1")
     assert time.monotonic() - began < 0.5
 
 
@@ -189,9 +191,9 @@ def test_a_raylet_that_joined_by_host_name_is_found_by_its_own(spawn: Spawn) -> 
 
 def hide_arguments(monkeypatch: pytest.MonkeyPatch, pid: int) -> None:
     """As when another user's processes are hidden."""
-    read = host_program._read
+    read = common.read_bytes_of
     monkeypatch.setattr(
-        host_program, "_read", lambda path: b"" if path == f"/proc/{pid}/cmdline" else read(path)
+        procs, "read_bytes_of", lambda path: b"" if path == f"/proc/{pid}/cmdline" else read(path)
     )
 
 
@@ -362,8 +364,8 @@ time.sleep(60)
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_raylet_of_another_cluster_below_one_that_ends_keeps_its_own(spawn: Spawn, *, whole: bool) -> None:
     proc = raylet(spawn, "gpu1", ID1, code=BELOW.replace("OTHER", OTHER))
-    wait_for(lambda: len(host_program._descendants(host_program._table(), [proc.pid])) == 2)
-    below = host_program._descendants(host_program._table(), [proc.pid])
+    wait_for(lambda: len(procs.descendants(procs.process_table(), [proc.pid])) == 2)
+    below = procs.descendants(procs.process_table(), [proc.pid])
     (its_raylet,) = handle({"op": "look", "gcs_address": OTHER})["raylets"]
     try:
         answer = handle({"op": "end_cluster", "gcs_address": GCS}) if whole else ended(node_id=ID1)
@@ -392,7 +394,7 @@ def test_what_held_gpu_memory_is_ended_by_pid_and_start_and_no_other(spawn: Spaw
     neighbour = raylet(spawn, "gpu2", ID2, code=PARENT)
     assert neighbour.stdout
     its_worker = int(neighbour.stdout.readline())
-    start = {pid: host_program._proc(pid).start for pid in (holder.pid, other.pid, its_worker)}
+    start = {pid: procs.read_proc(pid).start for pid in (holder.pid, other.pid, its_worker)}
     rows = [
         {"pid": holder.pid, "start_ticks": start[holder.pid]},
         {"pid": other.pid, "start_ticks": start[other.pid] + 1},  # its pid was used again
@@ -406,13 +408,13 @@ def test_what_held_gpu_memory_is_ended_by_pid_and_start_and_no_other(spawn: Spaw
 
 def test_a_pid_used_again_is_not_signalled(spawn: Spawn) -> None:
     proc = raylet(spawn, "gpu1", ID1)
-    row = host_program._proc(proc.pid)
+    row = procs.read_proc(proc.pid)
     assert row is not None
     before = row._replace(start=row.start - 1)
-    assert host_program._signal(before, signal.SIGKILL) == "gone"
-    assert not host_program._alive(before)
+    assert ending._signal(before, signal.SIGKILL) == "gone"
+    assert not procs.is_alive(before)
     assert runs(proc.pid)
-    assert host_program._signal(row, signal.SIGKILL) is None
+    assert ending._signal(row, signal.SIGKILL) is None
 
 
 def test_without_pidfd_the_start_time_is_checked_all_the_same(
@@ -420,17 +422,17 @@ def test_without_pidfd_the_start_time_is_checked_all_the_same(
 ) -> None:
     monkeypatch.delattr(os, "pidfd_open")
     proc = raylet(spawn, "gpu1", ID1)
-    row = host_program._proc(proc.pid)
+    row = procs.read_proc(proc.pid)
     assert row is not None
-    assert host_program._signal(row._replace(start=1), signal.SIGKILL) == "gone"
+    assert ending._signal(row._replace(start=1), signal.SIGKILL) == "gone"
     assert runs(proc.pid)
-    assert host_program._signal(row, signal.SIGKILL) is None
+    assert ending._signal(row, signal.SIGKILL) is None
     wait_for(lambda: not runs(proc.pid))
 
 
 def test_what_cannot_be_ended_is_named(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
     proc = raylet(spawn, "gpu1", ID1)
-    monkeypatch.setattr(host_program, "_signal", lambda _proc, _number: "cannot be signalled: no permission")
+    monkeypatch.setattr(ending, "_signal", lambda _proc, _number: "cannot be signalled: no permission")
     answer = ended(node_id=ID1, term_s=0.05, kill_s=0.05)
     assert (answer["ok"], answer["error"]) == (False, "not_ended")
     (row,) = answer["left"]
@@ -441,7 +443,7 @@ def test_what_cannot_be_ended_is_named(spawn: Spawn, monkeypatch: pytest.MonkeyP
 
 def test_where_there_is_nothing_to_end_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(host_program.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     answer = ended(node_name="gpu1", node_id=ID1, all_of_name=True, log_monitor=True)
     assert answer == {"ok": True, "ended": [], "left": []}
     assert waits == []
@@ -519,11 +521,11 @@ def test_a_start_brings_up_one_raylet_that_outlives_its_starter(
     assert answer["ok"], answer
     assert answer["took_s"] > 0
     pid = answer["raylet"]["pid"]
-    proc = host_program._proc(pid)
+    proc = procs.read_proc(pid)
     assert proc is not None
     assert proc.ppid != os.getpid()
     assert proc.sid != os.getsid(0)
-    held = {target for _, target in host_program._open_files(pid)}
+    held = {target for _, target in procs.open_files(pid)}
     assert str(tmp_path / "locks" / "gpu1.lock") not in held
     for name in ("logs", "locks"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o700
@@ -562,11 +564,11 @@ def test_a_start_does_not_wait_for_another_for_ever(begin: Callable[..., dict[st
 
 def test_a_start_keeps_its_lock_when_its_starter_dies(begin: Callable[..., dict[str, Any]]) -> None:
     def elsewhere(request: dict[str, Any]) -> dict[str, Any]:
-        program = subprocess.Popen([sys.executable, host_program.__file__], stdin=subprocess.PIPE)
+        program = subprocess.Popen([sys.executable, "-c", SOURCE], stdin=subprocess.PIPE)
         assert program.stdin
         program.stdin.write(json.dumps(request).encode())
         program.stdin.close()
-        wait_for(lambda: host_program._descendants(host_program._table(), [program.pid]))
+        wait_for(lambda: procs.descendants(procs.process_table(), [program.pid]))
         program.kill()
         program.wait()
         return {}
@@ -616,7 +618,7 @@ def test_no_second_start_beside_a_raylet_that_hides_whose_it_is(
 ) -> None:
     proc = nameless_raylet(spawn)
     hide_arguments(monkeypatch, proc.pid)
-    monkeypatch.setattr(host_program, "SETTLE_S", 0.1)
+    monkeypatch.setattr(starting, "SETTLE_S", 0.1)
     answer = begin("up")
     assert answer["error"] == "unsure"
     assert str(proc.pid) in answer["detail"]
@@ -663,7 +665,7 @@ def test_a_full_disk_stops_no_end_but_a_start(
         raise OSError(errno.EROFS, "Read-only file system")
 
     proc = raylet(spawn, "gpu1", ID1)
-    monkeypatch.setattr(host_program, "_private_file", full)
+    monkeypatch.setattr(locks, "private_file", full)
     assert begin("up")["error"] == "disk"
     assert pids(ended(node_id=ID1, lock="/locks/gpu1")["ended"]) == {proc.pid}
 
@@ -704,8 +706,8 @@ def test_a_failed_start_says_why_in_few_words(begin: Callable[..., dict[str, Any
     assert (answer["error"], answer["code"]) == ("version", 3)
     assert "RuntimeError: Version mismatch" in answer["detail"]
     assert "\x1b" not in answer["detail"]
-    assert len(answer["detail"]) <= host_program.TAIL_CHARS
-    assert answer["detail"].count("\n") < host_program.TAIL_LINES
+    assert len(answer["detail"]) <= common.TAIL_CHARS
+    assert answer["detail"].count("\n") < common.TAIL_LINES
 
 
 def test_success_without_a_raylet_is_a_failure(begin: Callable[..., dict[str, Any]]) -> None:
@@ -824,7 +826,7 @@ def test_a_listener_has_a_name(family: int, address: str) -> None:
 
 
 def test_a_hidden_listener_is_a_listener_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_program, "_open_files", lambda _pid: iter(()))
+    monkeypatch.setattr(ports, "open_files", lambda _pid: iter(()))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert handle({"op": "port_owner", "ports": [port]})["ports"][str(port)] == {"pid": None}
@@ -871,7 +873,7 @@ def test_no_failure_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(host_program, "_table", broken)
+    monkeypatch.setattr(looking, "process_table", broken)
     answer = handle({"op": "look", "gcs_address": GCS})
     assert (answer["error"], answer["detail"]) == ("internal", "RuntimeError: broken")
 
@@ -884,21 +886,23 @@ def ask(command: list[str], payload: bytes, **kwargs: Any) -> dict[str, Any]:
 
 def test_it_runs_alone_from_standard_input(spawn: Spawn) -> None:
     proc = raylet(spawn, "gpu1", ID1)
-    program = Path(host_program.__file__)
     request = json.dumps({"op": "look", "gcs_address": GCS, "node_name": "gpu1"}).encode()
-    answer = ask([sys.executable, "-I", "-S", str(program)], request)
+    answer = ask([sys.executable, "-I", "-S", "-c", SOURCE], request)
     assert pids(answer["raylets"]) == {proc.pid}
-    assert ask([sys.executable, "-I", "-S", str(program)], b"{")["error"] == "bad_request"
+    assert ask([sys.executable, "-I", "-S", "-c", SOURCE], b"{")["error"] == "bad_request"
 
 
 def test_it_travels_by_value(spawn: Spawn) -> None:
     cloudpickle = pytest.importorskip("ray.cloudpickle")
     proc = raylet(spawn, "gpu1", ID1)
-    cloudpickle.register_pickle_by_value(host_program)
+    modules = [host, *(sys.modules[f"{host.PACKAGE}.{name}"] for name in host.NAMES)]
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
     try:
-        payload = cloudpickle.dumps(lambda: host_program.handle({"op": "look", "gcs_address": GCS}))
+        payload = cloudpickle.dumps(lambda: program.handle({"op": "look", "gcs_address": GCS}))
     finally:
-        cloudpickle.unregister_pickle_by_value(host_program)
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
     code = "import json, sys, pickle; print(json.dumps(pickle.loads(sys.stdin.buffer.read())()))"
     with tempfile.TemporaryDirectory() as elsewhere:
         answer = ask([sys.executable, "-W", "ignore", "-c", code], payload, cwd=elsewhere)
@@ -912,4 +916,4 @@ def test_other_pythons_understand_it(version: str) -> None:
     python = str(found[0]) if found else shutil.which(f"python{version}")
     if python is None:
         pytest.skip(f"no Python {version} here")
-    assert ask([python, "-I", host_program.__file__], b'{"op": "look", "gcs_port": 1}')["ok"]
+    assert ask([python, "-I", "-c", SOURCE], b'{"op": "look", "gcs_port": 1}')["ok"]

@@ -21,7 +21,9 @@ from config.paths import StatePaths
 from config.settings import Settings
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, Incarnation, NodeBelief, State
-from grid_agent.edges import host_program, hosts
+from grid_agent.edges import hosts
+from grid_agent.edges.host import procs
+from grid_agent.edges.host import program as host_program
 from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget, classify, parse_answer, ssh_argv
 from grid_agent.edges.remote import Remote
 from grid_agent.repair_plan import RepairPlan
@@ -205,7 +207,7 @@ def test_no_other_source_says_which_key_is_a_hosts(tmp_path: Path) -> None:
 def test_login_shells_understand_the_remote_command(shell: str) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"no {shell} here")
-    program = Path(host_program.__file__).read_bytes()
+    program = hosts.source_of(host_program).encode()
     payload = b"%d\n" % len(program) + program + json.dumps(LOOK).encode()
     done = subprocess.run(
         [shell, "-c", hosts.REMOTE_COMMAND], input=payload, capture_output=True, timeout=20, check=False
@@ -368,7 +370,7 @@ async def test_a_call_that_is_cancelled_ends_its_client(ssh: FakeSsh, tmp_path: 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    proc = host_program._proc(int((tmp_path / "pid").read_text()))
+    proc = procs.read_proc(int((tmp_path / "pid").read_text()))
     assert proc is None or proc.ended
 
 
@@ -390,7 +392,7 @@ async def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_the_remote_command_needs_nothing_of_ours(tmp_path: Path) -> None:
-    program = Path(host_program.__file__).read_bytes()
+    program = hosts.source_of(host_program).encode()
     payload = b"%d\n" % len(program) + program + b'{"op": "port_owner", "ports": [1]}'
     env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
     command = ["sh", "-c", hosts.REMOTE_COMMAND]

@@ -16,8 +16,10 @@ import pytest
 
 from grid_agent.core import messages as m
 from grid_agent.core.model import NodeBelief, State
-from grid_agent.edges import host_program, hosts
-from grid_agent.edges.host_program import greet, handle
+from grid_agent.edges import hosts
+from grid_agent.edges.host import common, last_words, procs
+from grid_agent.edges.host.ports import greet
+from grid_agent.edges.host.program import handle
 from grid_agent.edges.hosts import LocalHost
 from grid_agent.edges.looks import Looks
 from grid_agent.edges.node_probe import GridAgentProbe
@@ -113,13 +115,13 @@ def test_the_last_words_of_a_raylet_that_is_gone(tmp_path: Path) -> None:
     first, last = answer["death"]
     assert "because one Ray agent failed" in first
     assert last.startswith("x.cc:1: red xxx")
-    assert len(last) == host_program.WORD_CHARS
+    assert len(last) == common.WORD_CHARS
     assert answer["agent"] == ["dashboard_agent.1.log: ImportError: no module named grpc"]
     assert json.dumps(answer)
 
 
 def kernel(*lines: str) -> list[tuple[float, str]]:
-    return [(host_program._uptime() - 10.0, line) for line in lines]
+    return [(procs.uptime_s() - 10.0, line) for line in lines]
 
 
 OOM = "Memory cgroup out of memory: Killed process 4242 (raylet) total-vm:5kB, anon-rss:4kB"
@@ -128,9 +130,9 @@ OOM = "Memory cgroup out of memory: Killed process 4242 (raylet) total-vm:5kB, a
 @pytest.mark.parametrize(
     ("inode", "pid", "quiet_s", "found"),
     [
-        (host_program.FIRST_PID_NAMESPACE, 4242, 5.0, True),
-        (host_program.FIRST_PID_NAMESPACE, 4243, 5.0, False),  # another raylet of this machine
-        (host_program.FIRST_PID_NAMESPACE, None, 5.0, True),
+        (last_words.FIRST_PID_NAMESPACE, 4242, 5.0, True),
+        (last_words.FIRST_PID_NAMESPACE, 4243, 5.0, False),  # another raylet of this machine
+        (last_words.FIRST_PID_NAMESPACE, None, 5.0, True),
         (1, 7, 5.0, True),  # in a container the kernel's pids are not ours
         (1, 7, -25.0, False),  # it has been heard of since
     ],
@@ -139,13 +141,13 @@ def test_the_kernel_says_whom_it_killed_for_memory(
     inode: int, pid: int | None, quiet_s: float, found: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = kernel("usb 1-1: new device", OOM, OOM.replace("raylet", "python3"))
-    monkeypatch.setattr(host_program, "_kernel_log", lambda: iter(lines))
-    monkeypatch.setattr(host_program, "_inode", lambda _: inode)
-    assert host_program._killed_for_memory(pid, quiet_s) == ([OOM] if found else [])
+    monkeypatch.setattr(last_words, "kernel_log", lambda: iter(lines))
+    monkeypatch.setattr(last_words, "_inode", lambda _: inode)
+    assert last_words._killed_for_memory(pid, quiet_s) == ([OOM] if found else [])
 
 
 def test_the_kernel_log_of_this_machine_can_be_asked_for() -> None:
-    for at, text in list(host_program._kernel_log())[:5]:
+    for at, text in list(last_words.kernel_log())[:5]:
         assert at >= 0.0
         assert "\n" not in text
 
@@ -232,9 +234,9 @@ def test_a_process_that_the_kernel_killed_for_memory_is_found_in_its_log(tmp_pat
             process.stdin.close()
             assert process.wait(30) == -9
         assert "oom_kill 1" in (group / "memory.oom_control").read_text()
-        if not list(host_program._kernel_log()):
+        if not list(last_words.kernel_log()):
             pytest.skip("the kernel's log is not ours to read")
-        (line,) = host_program._killed_for_memory(process.pid, 1.0)[-1:]
+        (line,) = last_words._killed_for_memory(process.pid, 1.0)[-1:]
         assert "(raylet)" in line
     finally:
         group.rmdir()

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from grid_agent.edges import host_program
-from grid_agent.edges.host_program import handle
-from tests.edges.test_host_program import FAKE_RAY, GCS, ID1, raylet, runs, seen, wait_for
+from grid_agent.edges.host import ending, procs
+from grid_agent.edges.host.program import handle
+from tests.edges.test_host_program import FAKE_RAY, GCS, ID1, SOURCE, raylet, runs, seen, wait_for
 from tests.edges.test_host_program import spawn as _spawn
 
 spawn = _spawn  # the fixture
@@ -51,7 +51,7 @@ class Host:
     def program(self) -> subprocess.Popen[bytes]:
         """The host program as SSH starts it; it acts once it has been sent a request."""
         pipe = subprocess.PIPE
-        program = subprocess.Popen([sys.executable, host_program.__file__], stdin=pipe, stdout=pipe)
+        program = subprocess.Popen([sys.executable, "-c", SOURCE], stdin=pipe, stdout=pipe)
         self.programs.append(program)
         return program
 
@@ -101,7 +101,7 @@ def test_a_repair_killed_at_any_moment_leaves_no_second_raylet(host: Host, spawn
         while time.monotonic() < until:
             assert len(living()) <= 1, f"seed {seed}"
         victims = [first.pid] if dice.random() < 0.7 else []
-        below = host_program._descendants(host_program._table(), [first.pid])
+        below = procs.descendants(procs.process_table(), [first.pid])
         victims += [pid for pid in below if dice.random() < 0.4 and pid not in living()]
         for pid in victims:
             try:
@@ -119,7 +119,7 @@ def test_what_cannot_be_shown_to_be_gone_is_not_replaced(
     host: Host, spawn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = raylet(spawn, "gpu1", ID1)
-    monkeypatch.setattr(host_program, "_signal", lambda *_: "cannot be signalled: Operation not permitted")
+    monkeypatch.setattr(ending, "_signal", lambda *_: "cannot be signalled: Operation not permitted")
     answer = handle({**host.request(), "requests": host.request()["requests"]})
     assert answer["error"] == "not_ended"
     assert living() == [old.pid]
@@ -172,7 +172,7 @@ def test_an_agent_that_was_stopped_and_wakes_up_is_refused(host: Host, spawn: An
 def test_one_that_is_stopped_in_the_middle_is_waited_for_and_not_joined(host: Host) -> None:
     """It holds the node's lock, which a stopped process keeps: the other one does nothing."""
     sleeper = host.send(host.request(epoch=7, what="slow"))
-    wait_for(lambda: host_program._descendants(host_program._table(), [sleeper.pid]))
+    wait_for(lambda: procs.descendants(procs.process_table(), [sleeper.pid]))
     os.kill(sleeper.pid, signal.SIGSTOP)
     request = host.request(epoch=8)
     request["requests"][1]["lock_wait_s"] = 0.2

@@ -11,7 +11,8 @@ import pytest
 from config import loader
 from config.settings import Settings
 from grid_agent.core import raystart
-from grid_agent.edges import host_program, ray_start
+from grid_agent.edges import ray_start
+from grid_agent.edges.host import program, starter
 from grid_agent.edges.transports import start_program
 
 ENV = {"PATH": "/usr/bin:/bin", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -92,7 +93,7 @@ def ran(argv: list[str], tmp_path: Path, word: str = "go\n", **env: str) -> str:
     ray.write_text('#!/bin/sh\necho "the command: $*"; cat\n')
     ray.chmod(0o755)
     said = subprocess.run(
-        [sys.executable, "-c", host_program.LOADER, str(ray), "start", *argv],
+        [sys.executable, "-c", starter.LOADER, str(ray), "start", *argv],
         input=f"{len(start_program().encode())}\n{start_program()}{word}",
         env={**ENV, **env},
         capture_output=True,
@@ -152,8 +153,8 @@ def entry_point(folder: Path, first: str, more: str = "from ray.scripts.scripts 
 
 def test_the_python_of_an_entry_point_is_found(tmp_path: Path) -> None:
     ray = entry_point(tmp_path, f"#!{sys.executable}")
-    assert host_program._own_python(ray, {}) == sys.executable
-    assert host_program._own_python("ray", {"PATH": str(tmp_path)}) == sys.executable
+    assert starter.own_python(ray, {}) == sys.executable
+    assert starter.own_python("ray", {"PATH": str(tmp_path)}) == sys.executable
 
 
 @pytest.mark.parametrize(
@@ -167,17 +168,17 @@ def test_the_python_of_an_entry_point_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_anything_else_is_run_as_it_is(tmp_path: Path, first: str, more: str) -> None:
-    assert host_program._own_python(entry_point(tmp_path, first, more), {}) is None
+    assert starter.own_python(entry_point(tmp_path, first, more), {}) is None
 
 
 def test_a_command_that_is_not_there_has_no_python(tmp_path: Path) -> None:
-    assert host_program._own_python(str(tmp_path / "ray"), {}) is None
+    assert starter.own_python(str(tmp_path / "ray"), {}) is None
 
 
 def test_a_failing_start_says_what_ray_said(tmp_path: Path) -> None:
     """Through the whole of the host's program, with the real Ray, which finds no token."""
     log = tmp_path / "w.log"
-    answer = host_program.handle(
+    answer = program.handle(
         {
             "op": "start",
             "argv": [str(Path(sys.executable).parent / "ray"), "start", *GOOD],
@@ -217,7 +218,7 @@ def after(first: dict[str, Any], folder: Path) -> dict[str, Any]:
         "node_name": "w",
         "gcs_address": "127.0.0.1:1",
     }
-    return host_program.handle({"op": "steps", "requests": [first, {"op": "steps", "requests": [start]}]})
+    return program.handle({"op": "steps", "requests": [first, {"op": "steps", "requests": [start]}]})
 
 
 def test_a_start_after_a_step_that_failed_has_loaded_and_is_not_told(tmp_path: Path) -> None:

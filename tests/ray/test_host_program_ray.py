@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from grid_agent.edges import host_program
-from grid_agent.edges.host_program import handle
+from grid_agent.edges.host import procs
+from grid_agent.edges.host.program import handle
 
 pytestmark = pytest.mark.ray
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -68,9 +68,9 @@ class Cluster:
     def processes(self) -> list[str]:
         """Whatever still runs for this cluster: its folder or address in argv, or files of it open."""
         found = []
-        for proc in host_program._table().values():
+        for proc in procs.process_table().values():
             mentions = any(str(self.folder) in word or self.gcs in word for word in proc.argv)
-            holds = any(str(self.folder) in target for _, target in host_program._open_files(proc.pid))
+            holds = any(str(self.folder) in target for _, target in procs.open_files(proc.pid))
             if (mentions or holds) and not proc.ended and proc.pid != os.getpid():
                 found.append(f"{proc.pid} {proc.name}")
         return found
@@ -102,14 +102,14 @@ def test_a_raylets_whole_life(clusters: tuple[Cluster, Cluster]) -> None:
     row = born["raylet"]
     assert (row["node_name"], row["gcs_address"], row["head"]) == ("gpu1", mine.gcs, False)
     assert row["session_dir"].startswith(str(mine.folder))
-    assert host_program._proc(row["pid"]).ppid == 1  # type: ignore[union-attr]
+    assert procs.read_proc(row["pid"]).ppid == 1  # type: ignore[union-attr]
     assert mine.worker("gpu1")["error"] == "already_running"
     assert len(mine.ask("look")["raylets"]) == 2
     assert mine.ask("look", node_name="gpu")["raylets"] == []
     known = {"node_id": row["node_id"], "raylet_pid": row["pid"]}
 
     # The agents are stopped first, so that they cannot follow their raylet by themselves.
-    children = [p for p in host_program._table().values() if p.ppid == row["pid"]]
+    children = [p for p in procs.process_table().values() if p.ppid == row["pid"]]
     assert len(children) >= 2
     for child in children:
         os.kill(child.pid, signal.SIGSTOP)

@@ -17,7 +17,8 @@ from typing import Any
 
 import httpx
 
-from grid_agent.edges import host_program, keeper
+from grid_agent.edges import keeper
+from grid_agent.edges.host import parts, procs
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -138,19 +139,19 @@ class Cluster:
     def head_parts(self) -> dict[str, int]:
         """The pids of GCS, head raylet and dashboard."""
         plan = json.loads((self.folder / "keeper.json").read_text())
-        return {name: proc.pid for name, proc in host_program.head_parts(plan["gcs_address"]).items()}
+        return {name: proc.pid for name, proc in parts.head_parts(plan["gcs_address"]).items()}
 
     def kill_head(self) -> None:
         """kill -9 of everything of the head: its raylet with all below it, GCS, dashboard, log monitor."""
-        table = host_program._table()
+        table = procs.process_table()
         plan = json.loads((self.folder / "keeper.json").read_text())
         wanted = {"gcs_address": plan["gcs_address"]}
-        raylets = host_program._raylets(table, wanted)
+        raylets = parts.raylets_of(table, wanted)
         workers = {proc.pid for proc in raylets if "--head" not in proc.argv}
-        spared = host_program._descendants(table, workers) | workers
+        spared = procs.descendants(table, workers) | workers
         heads = [proc.pid for proc in raylets if "--head" in proc.argv]
-        members = {proc.pid for proc in host_program._members(table, wanted)}
-        for pid in (members | host_program._descendants(table, heads)) - spared:
+        members = {proc.pid for proc in parts.members(table, wanted)}
+        for pid in (members | procs.descendants(table, heads)) - spared:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from grid_agent.edges import host_program
+from grid_agent.edges.host import procs
 from tests.support.cluster import Cluster, until
 
 _CONNECT = """
@@ -106,10 +106,10 @@ class Work:
 
     def driver_lives(self) -> bool:
         """Whether the driver on the head, and the actor that it owns on `w1`, run."""
-        return self.driver.poll() is None and not host_program.ended(self.owned)
+        return self.driver.poll() is None and not procs.ended(self.owned)
 
     def driver_and_its_own_are_gone(self) -> bool:
-        return self.driver.poll() is not None and host_program.ended(self.owned)
+        return self.driver.poll() is not None and procs.ended(self.owned)
 
     def close(self) -> None:
         self.driver.kill()
