@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from config.settings import Agent as AgentSettings
-from grid_agent.compose import schedule, steady_clock
+from grid_agent.compose import steady_clock
 from grid_agent.core import messages as m
 from grid_agent.core import model, report
 from grid_agent.core.model import Incident, NodeBelief, Policy, State
@@ -40,6 +40,7 @@ from grid_agent.edges.heartbeat import Heartbeats, connect
 from grid_agent.edges.journal import Journal
 from grid_agent.edges.self_check import SelfCheck
 from grid_agent.loop import Edges, Loop
+from grid_agent.schedule import schedule
 from tests.support.cluster import ROOT, until_true
 from tests.support.raylets import Raylet, Raylets
 
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--rest-s", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     args = parser.parse_args()
-    file_limit.raise_soft()
+    file_limit.provide(0)
     rng = random.Random(args.seed)
     show(asyncio.run(both(args, rng)), args.seed)
 

@@ -8,13 +8,11 @@ import asyncio
 import contextlib
 import fcntl
 import logging
-import logging.handlers
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from io import TextIOWrapper
+from datetime import UTC
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,12 +20,11 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from config.paths import StatePaths, node_files, temp_dir
-from config.settings import Agent as AgentSettings
 from config.settings import Settings
 from grid_agent import metrics, repair_plan
 from grid_agent.core import messages as m
 from grid_agent.core import people, report
-from grid_agent.core.model import GpuAction, Incident, NodeBelief, Policy, State
+from grid_agent.core.model import NodeBelief, State
 from grid_agent.core.step import begin
 from grid_agent.edges import file_limit
 from grid_agent.edges.gate import Gate, Word
@@ -44,21 +41,20 @@ from grid_agent.edges.self_check import SelfCheck
 from grid_agent.edges.slack import SlackClient
 from grid_agent.edges.transports import Transports
 from grid_agent.exits import NotInChargeError, RefusedError
-from grid_agent.loop import LIST_UNSETTLED_S, TICK_S, Edges, Loop
-from grid_agent.ports import Notifier
+from grid_agent.log_file import open_log
+from grid_agent.loop import Edges, Loop
+from grid_agent.notifiers import Continued, Everywhere
+from grid_agent.policy import gpu_of, policy_of
+from grid_agent.schedule import schedule
 
 HEAD_NEWS_S = 1.0
 KEEPER_EVERY_S = 5.0
 LATE_INTERVALS = 3
 MIN_LATE_S = 3.0
-READY_EVERY_S = 5.0
 CONNECTED_EVERY_S = 60.0
-UNHEARD_S = 30.0  # beyond a repair's own limit: for a look at the host when its answer did not come
 LOCK_POLL_S = 0.2
 ANSWER_S = 15.0  # for Ray to say what runs on a node
 ANSWER_POLL_S = 0.05
-SELF_EVERY_S = 2.0
-PHASE_S = 0.12
 DRAIN_S = 2.0
 log = logging.getLogger("grid_agent")
 
@@ -67,56 +63,6 @@ def steady_clock() -> Callable[[], float]:
     """Wall time that cannot jump: read once, then carried on by the monotonic clock."""
     base = time.time() - time.monotonic()
     return lambda: base + time.monotonic()
-
-
-def policy_of(settings: Settings) -> Policy:
-    """The core's numbers from the cluster file."""
-    agent, guards = settings.agent, settings.guards
-    return Policy(
-        mode=agent.mode,
-        heartbeat_every_s=agent.heartbeat_every_s,
-        hang_s=agent.hang_s,
-        unreachable_s=agent.unreachable_s,
-        join_s=agent.join_s,
-        repair_timeout_s=repair_plan.longest_s(settings) + UNHEARD_S,
-        node_attempts=guards.node_repairs,
-        node_window_s=guards.node_window_s,
-        cluster_attempts=guards.cluster_repairs,
-        cluster_window_s=guards.cluster_window_s,
-        tries_per_rung=guards.tries_per_rung,
-        backoff_s=guards.backoff_s,
-        backoff_most_s=guards.backoff_most_s,
-        probation_s=guards.probation_s,
-        flap_deaths=guards.flap_deaths,
-        flap_window_s=guards.flap_window_s,
-        breaker_nodes=guards.breaker_nodes,
-        mass_minimum=guards.mass_minimum,
-        mass_window_s=guards.mass_window_s,
-        gpu={key: GpuAction(value) for key, value in settings.gpu.policy},
-        gpu_drain_s=settings.gpu.drain_s,
-        gpu_return_s=settings.gpu.return_s,
-        disrupt=guards.disrupt,
-        drain_s=guards.drain_s,
-        do_not_disturb=tuple(_minutes(hours) for hours in guards.do_not_disturb),
-    )
-
-
-def _minutes(hours: str) -> tuple[int, int]:
-    """Hours such as 22:00-06:00 as minutes after midnight."""
-    begins, _, ends = hours.partition("-")
-    return (60 * int(begins[:2]) + int(begins[3:]), 60 * int(ends[:2]) + int(ends[3:]))
-
-
-def gpu_of(settings: Settings, name: str) -> dict[str, Any]:
-    """How the GPUs of one node are read."""
-    node, gpu = next(n for n in settings.nodes if n.name == name), settings.gpu
-    every_s = gpu.every_s if node.gpu_every_s is None else node.gpu_every_s
-    return {
-        "every_s": every_s,
-        "timeout_s": gpu.timeout_s,
-        "usable_every_s": gpu.usable_every_s,
-        "kernel_log": gpu.kernel_log or "",
-    }
 
 
 class Agent:
@@ -131,8 +77,8 @@ class Agent:
     def __init__(self, settings: Settings, gcs_address: str, environ: Mapping[str, str]) -> None:
         self.settings = settings
         self.paths = StatePaths.of(settings.cluster, environ)
-        self._log_to_file()
-        self._raise_file_limit()
+        open_log(self.paths.logs / "agent.log")
+        file_limit.provide(len(settings.nodes))
         clock = steady_clock()
         policy = policy_of(settings)
         self._nodes = tuple(
@@ -363,93 +309,6 @@ class Agent:
             stuck=lambda why: self._feed(m.SlackChanged(why)),
             keep=lambda k, row: self.journal.record_sent(k, Sent(int(row["revision"]), row)),
         )
-
-    def _raise_file_limit(self) -> None:
-        file_limit.raise_soft()
-        too_low = file_limit.too_low(len(self.settings.nodes))
-        if too_low is not None:
-            log.warning("%s", too_low)
-
-    def _log_to_file(self) -> None:
-        path = self.paths.logs / "agent.log"
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handler = PrivateFileHandler(path, maxBytes=5_000_000, backupCount=3)
-        except OSError as error:
-            log.warning("no log file at %s: %s", path, error)
-            return
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-
-
-def schedule(
-    scheduler: AsyncIOScheduler,
-    loop: Loop,
-    every: AgentSettings,
-    more: Iterable[tuple[Callable[[], Awaitable[None]], float]] = (),
-) -> None:
-    """Run the loop's jobs, and more, from now on, each at its interval and at a moment of its own.
-
-    Work that comes all at once would be read as slow heartbeats.
-    """
-    now = datetime.now(UTC)
-    jobs = (
-        (loop.tick, TICK_S),
-        (loop.list_nodes, LIST_UNSETTLED_S),
-        (loop.beat, every.heartbeat_every_s),
-        (loop.probe, every.probe_every_s),
-        (loop.keep_ready, READY_EVERY_S),
-        (loop.check_self, SELF_EVERY_S),
-        *more,
-    )
-    for number, (job, seconds) in enumerate(jobs):
-        scheduler.add_job(
-            job,
-            "interval",
-            seconds=seconds,
-            next_run_time=now + timedelta(seconds=number * PHASE_S),
-            misfire_grace_time=None,  # the default skips a job that is a second late, in silence
-            coalesce=True,
-            max_instances=1,
-        )
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a sweep that outlasts its interval is no news
-    scheduler.start()
-
-
-class PrivateFileHandler(logging.handlers.RotatingFileHandler):
-    """Log files that only their owner can read, after a rotation too."""
-
-    def _open(self) -> TextIOWrapper:
-        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        return TextIOWrapper(os.fdopen(descriptor, "ab"), encoding="utf-8", write_through=True)
-
-
-class Continued:
-    """Slack, where an incident may go on in the message that the keeper has begun."""
-
-    def __init__(self, outbox: Outbox, news: HeadNews) -> None:
-        self._outbox = outbox
-        self._news = news
-
-    def put(self, incident: Incident) -> None:
-        """Queue it."""
-        begun = self._news.message(incident)
-        if begun is not None:
-            self._outbox.adopt(incident.id, *begun)
-        self._outbox.put(incident)
-
-
-class Everywhere:
-    """Shows each incident in every place that there is."""
-
-    def __init__(self, *places: Notifier | None) -> None:
-        self._places = [place for place in places if place is not None]
-
-    def put(self, incident: Incident) -> None:
-        """Queue it everywhere."""
-        for place in self._places:
-            place.put(incident)
 
 
 def _lock_file(path: Path) -> TextIO:

@@ -3,10 +3,12 @@
 Called before a cluster is started, and by the agent, which uses what the system allows it.
 """
 
+import logging
 import resource
 
 PER_NODE = 3  # its held channel, a connect beside it, and an SSH session or a task's pipe
 OWN = 512  # Ray's worker, the HTTP server, logs
+log = logging.getLogger("grid_agent")
 
 
 def needed(nodes: int) -> int:
@@ -26,8 +28,10 @@ def too_low(nodes: int) -> str | None:
     )
 
 
-def raise_soft() -> None:
-    """Take what the system allows: the soft limit is often 1024 where the hard one is high."""
+def provide(nodes: int) -> None:
+    """Take what the system allows, the soft limit is often below it; log it where that is too little."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if (why := too_low(nodes)) is not None:
+        log.warning("%s", why)

@@ -29,11 +29,14 @@ from grid_agent.edges import (
     host,
     hosts,
     node_probe,
+    ssh_client,
+    ssh_errors,
 )
 from grid_agent.edges.transports import Transport
 
 _HOST = [sys.modules[f"{host.PACKAGE}.{name}"] for name in host.NAMES]
-for _module in (gpu_child, gpu_nvml, gpu_watch, host, *_HOST, hosts, node_probe, sys.modules[__name__]):
+_SSH = (ssh_errors, ssh_client, hosts)
+for _module in (gpu_child, gpu_nvml, gpu_watch, host, *_HOST, *_SSH, node_probe, sys.modules[__name__]):
     ray.cloudpickle.register_pickle_by_value(_module)
 
 log = logging.getLogger("grid_agent.remote")

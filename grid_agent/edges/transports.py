@@ -19,7 +19,8 @@ from config.settings import Node, Settings
 from grid_agent.core import raystart
 from grid_agent.edges import ray_start
 from grid_agent.edges.host import program as host_program
-from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget, source_of
+from grid_agent.edges.hosts import LocalHost, SshHost, source_of
+from grid_agent.edges.ssh_client import SshTarget
 
 # Ways open at once. A host that hangs keeps its place for a timeout: with fewer, the others would wait.
 FAN_OUT = 128

@@ -10,7 +10,6 @@ import pytest
 
 from config import loader, paths
 from grid_agent import repair_plan
-from grid_agent.compose import policy_of
 from grid_agent.core import messages as m
 from grid_agent.core import raystart, startrequest
 from grid_agent.core.model import Belief, NodeBelief, State
@@ -18,6 +17,7 @@ from grid_agent.edges import hosts
 from grid_agent.edges.host import program
 from grid_agent.edges.hosts import LocalHost, SshHost, with_token
 from grid_agent.edges.transports import Transports, start_program, target, versions_here
+from grid_agent.policy import policy_of
 from grid_agent.repair_plan import RepairPlan
 
 GCS = "192.0.2.77:6379"

@@ -21,11 +21,13 @@ from config.paths import StatePaths
 from config.settings import Settings
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, Incarnation, NodeBelief, State
-from grid_agent.edges import hosts
+from grid_agent.edges import hosts, ssh_client, ssh_errors
 from grid_agent.edges.host import procs
 from grid_agent.edges.host import program as host_program
-from grid_agent.edges.hosts import LocalHost, SshHost, SshTarget, classify, parse_answer, ssh_argv
+from grid_agent.edges.hosts import LocalHost, SshHost
 from grid_agent.edges.remote import Remote
+from grid_agent.edges.ssh_client import SshTarget, parse_answer, ssh_argv
+from grid_agent.edges.ssh_errors import classify
 from grid_agent.repair_plan import RepairPlan
 
 LOOK = {"op": "look", "gcs_address": "192.0.2.9:1", "node_name": "gpu1"}
@@ -147,7 +149,7 @@ def test_the_command_line_is_strict_and_without_prompts() -> None:
     options = {argv[i + 1] for i, word in enumerate(argv) if word == "-o"}
     assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ForwardAgent=no", "ConnectTimeout=1"} <= options
     assert {"UserKnownHostsFile=~/.ssh/known_hosts", "ControlPath=/run/ga/%C"} <= options
-    assert argv[-9:] == ["-i", "/keys/id", "-p", "2222", "-l", "ray", "--", "gpu1", hosts.REMOTE_COMMAND]
+    assert argv[-9:] == ["-i", "/keys/id", "-p", "2222", "-l", "ray", "--", "gpu1", ssh_client.REMOTE_COMMAND]
 
 
 def test_a_socket_path_that_would_be_too_long_is_not_used() -> None:
@@ -161,7 +163,7 @@ def test_a_socket_path_that_would_be_too_long_is_not_used() -> None:
 def test_configuration_never_reaches_the_remote_command(text: str) -> None:
     target = SshTarget(host=text, user=text, key_file=text, known_hosts_file=text)
     argv = ssh_argv(target, "/run/ga")
-    assert argv[-1] == hosts.REMOTE_COMMAND
+    assert argv[-1] == ssh_client.REMOTE_COMMAND
     assert argv[-3:-1] == ["--", text]
     assert argv[argv.index("-l") + 1] == text
 
@@ -210,7 +212,7 @@ def test_login_shells_understand_the_remote_command(shell: str) -> None:
     program = hosts.source_of(host_program).encode()
     payload = b"%d\n" % len(program) + program + json.dumps(LOOK).encode()
     done = subprocess.run(
-        [shell, "-c", hosts.REMOTE_COMMAND], input=payload, capture_output=True, timeout=20, check=False
+        [shell, "-c", ssh_client.REMOTE_COMMAND], input=payload, capture_output=True, timeout=20, check=False
     )
     answer = parse_answer(done.stdout)
     assert answer is not None, done.stderr
@@ -253,7 +255,7 @@ CHANGED = (
 def test_what_ssh_says_gets_a_name_and_advice(rc: int | None, stderr: str, error: str) -> None:
     name, sentence = classify(rc, stderr)
     assert name == error
-    assert sentence.startswith(" ".join(hosts.ADVICE[error].split()))
+    assert sentence.startswith(" ".join(ssh_errors.ADVICE[error].split()))
     assert len(sentence) < 700
 
 
@@ -320,7 +322,7 @@ async def test_logs_in_any_script_come_back_within_what_is_read(
     tails = [file["tail"] for file in answer["bundle"]["files"]]
     assert len(tails) >= 4
     assert all(tail.endswith("last words \u706b") and text.strip() in tail for tail in tails)
-    assert len(json.dumps(answer, ensure_ascii=False).encode()) < hosts.STDOUT_LIMIT
+    assert len(json.dumps(answer, ensure_ascii=False).encode()) < ssh_client.STDOUT_LIMIT
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -395,6 +397,6 @@ def test_the_remote_command_needs_nothing_of_ours(tmp_path: Path) -> None:
     program = hosts.source_of(host_program).encode()
     payload = b"%d\n" % len(program) + program + b'{"op": "port_owner", "ports": [1]}'
     env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
-    command = ["sh", "-c", hosts.REMOTE_COMMAND]
+    command = ["sh", "-c", ssh_client.REMOTE_COMMAND]
     done = subprocess.run(command, input=payload, capture_output=True, env=env, cwd=tmp_path, check=True)
     assert parse_answer(done.stdout) == {"ok": True, "ports": {"1": None}}

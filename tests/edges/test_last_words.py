@@ -16,7 +16,7 @@ import pytest
 
 from grid_agent.core import messages as m
 from grid_agent.core.model import NodeBelief, State
-from grid_agent.edges import hosts
+from grid_agent.edges import ssh_errors
 from grid_agent.edges.host import common, last_words, procs
 from grid_agent.edges.host.ports import greet
 from grid_agent.edges.host.program import handle
@@ -166,11 +166,11 @@ async def test_a_look_brings_how_the_host_is() -> None:
     assert (closed.facts.listening, closed.facts.greets) == (False, False)
 
 
-@pytest.mark.parametrize("error", sorted(hosts.ADVICE))
+@pytest.mark.parametrize("error", sorted(ssh_errors.ADVICE))
 async def test_a_failed_look_says_that_a_host_is_down_only_where_nothing_answers(error: str) -> None:
     class Way:
         async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-            return hosts.complaint(error)
+            return ssh_errors.complaint(error)
 
     event = await Looks(lambda by, node: Way(), "10.99.0.1:1").look(m.LookAtHost("gpu1", "id1", "head"), HEAD)
     kind = m.HostUnreachable if error in ("no_route", "connect_timeout") else m.LookFailed

@@ -84,5 +84,5 @@ def test_the_agent_takes_what_the_system_allows(monkeypatch: pytest.MonkeyPatch)
     taken: list[tuple[int, int]] = []
     monkeypatch.setattr(file_limit.resource, "getrlimit", lambda _: (1024, 4096))
     monkeypatch.setattr(file_limit.resource, "setrlimit", lambda _, limits: taken.append(limits))
-    file_limit.raise_soft()
+    file_limit.provide(0)
     assert taken == [(4096, 4096)]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from grid_agent.edges.hosts import SshHost, SshTarget
+from grid_agent.edges.hosts import SshHost
+from grid_agent.edges.ssh_client import SshTarget
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = [

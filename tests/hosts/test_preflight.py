@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from grid_agent.core.preflight import LEVEL
-from grid_agent.edges.hosts import REMOTE_COMMAND
+from grid_agent.edges.ssh_client import REMOTE_COMMAND
 from tests.support import lab_ssh
 from tests.support.cluster import BIN, until
 from tests.support.hosts import Lab
