@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from bootstrap import bring_up, machine, state, store
+from bootstrap.carry_out import Start
+from bootstrap.plan import Action
 from bootstrap.progress import Output
 from bootstrap.reach import Raylet
 from bootstrap.survey import Survey, survey
@@ -141,11 +143,11 @@ def test_what_was_kept_is_put_aside_and_the_head_does_not_go_on_from_it(
     """Up to the first action, at which there is no keeper that would bring the old head back."""
     begun = []
 
-    def carry_out(start: bring_up.Start, actions: list[bring_up.Action]) -> int:
+    def carry_out(start: Start, actions: list[Action]) -> int:
         begun.append((next(a.why for a in actions if a.kind == "start"), dead.cluster.keeper()))
         return 0
 
-    monkeypatch.setattr(bring_up, "_carry_out", carry_out)
+    monkeypatch.setattr(bring_up, "carry_out", carry_out)
     code, said = dead.begin()
     assert code == 0, said
     ((why, there),) = begun
