@@ -21,10 +21,12 @@ from grid_agent.core.model import (
     Observer,
     PeerTask,
     PeerView,
+    State,
 )
 
 TELL_AGAIN_S = 5.0
-PROMPT_S = 3.0  # after the first miss
+PROMPT_S = 2.0  # after it was suspected
+CREDIT_S = 10.0  # of silence before that, at most
 
 
 def fold(belief: Belief, event: m.Event, now: float) -> Belief:
@@ -138,7 +140,7 @@ def _looked(node: NodeBelief, view: HostView, about: str | None, now: float) -> 
     """A look tells of the moment it began, and of the incarnation that it was asked about.
 
     That the host is reached is known since its answer only: the login may have waited for the end of a cut.
-    But a host that answers so soon after the first miss was not away, or not for long enough to matter.
+    But a host that answers as soon as it is asked was not away, or not for long enough to matter.
     """
     begun_at, node = node.look_begun_at, replace(node, look_begun_at=None, look_trouble=None)
     if about is not None and (node.incarnation is None or node.incarnation.node_id != about):
@@ -147,7 +149,8 @@ def _looked(node: NodeBelief, view: HostView, about: str | None, now: float) -> 
     before = node.host_view
     same = before is not None and before.reached == view.reached
     first = node.heartbeat.first_missed_at
-    reached_since = first if first is not None and now - first <= PROMPT_S else now
+    prompt = node.state is State.SUSPECT and now - node.since <= PROMPT_S
+    reached_since = first if first is not None and prompt and now - first <= CREDIT_S else now
     since = before.since if before is not None and same else reached_since if view.reached else view.at
     ours = node.incarnation.node_id if node.incarnation is not None else None
     if view.facts.greets and any(r.node_id == ours for r in view.raylets):

@@ -28,6 +28,7 @@ CONNECT_S = 0.5
 # machine's own waiting for a CPU (an idle process beside the agent sees the same), not the way to the node.
 RTTS = 5
 TOGETHER = 10  # checks that are begun at once
+SPARED = 10  # a stopped raylet's port accepts what it will never answer: no reason to fill its queue
 AGAIN_S = (0.0, 0.005, 0.02, 0.1)
 OPTIONS = (
     ("grpc.enable_http_proxy", 0),
@@ -93,18 +94,22 @@ class Heartbeats:
                 checks.append(asyncio.ensure_future(line.check(self._deadline_s)))
                 if number % TOGETHER == TOGETHER - 1:
                     await asyncio.sleep(0)  # let answers in, or the last one's would wait for all to be asked
-            seen: list[m.Event] = await asyncio.gather(*checks)
-        self._ask_again(turn, seen)
-        return seen
+            # A line that is let go meanwhile ends its check, and nobody else's.
+            ended = await asyncio.gather(*checks, return_exceptions=True)
+        pairs = zip(turn, ended, strict=True)
+        seen = [(line, event) for line, event in pairs if not isinstance(event, BaseException)]
+        self._ask_again([(line, event) for line, event in seen if not line.closed])
+        return [event for _, event in seen]
 
-    def _ask_again(self, turn: Sequence["_Line"], seen: Sequence[m.Event]) -> None:
+    def _ask_again(self, seen: Iterable[tuple["_Line", m.Event]]) -> None:
         """Who has just become silent is asked once more at once: it decides sooner than the next round."""
         fresh = []
-        for line, event in zip(turn, seen, strict=True):
-            silent = isinstance(event, m.HeartbeatMissed) and event.how is Miss.TIMED_OUT
-            if silent and not line.silent:
+        for line, event in seen:
+            how = event.how if isinstance(event, m.HeartbeatMissed) else None
+            if how is Miss.TIMED_OUT and not line.silent:
                 fresh.append(line)
-            line.silent = silent
+            # Refused on a new connection: the old one is as silent as before.
+            line.silent = how is Miss.TIMED_OUT or (line.silent and how is Miss.REFUSED)
         for line in fresh[:TOGETHER]:
             line.ask_again(self._deadline_s / 2)
 
@@ -136,7 +141,8 @@ class _Line:
         self.checked_at = 0.0
         self.missed = False
         self.silent = False
-        self._accepts = False  # silent, and yet its port accepts connections
+        self.closed = False
+        self._spared = 0  # checks without a connect beside them, once one was accepted
         self._again: asyncio.Task[None] | None = None
         self._rtts_ms: deque[float] = deque(maxlen=RTTS)
         self._name = name
@@ -149,8 +155,9 @@ class _Line:
 
     async def check(self, deadline_s: float) -> m.Event:
         """One health check. Any failure is looked at by a TCP connect of its own."""
-        silent = self.silent and not self._accepts
-        event = await (self._check_anew(deadline_s) if silent else self._check(deadline_s))
+        self._spared = max(0, self._spared - 1) if self.silent else 0
+        anew = self.silent and not self._spared
+        event = await (self._check_anew(deadline_s) if anew else self._check(deadline_s))
         self.missed = isinstance(event, m.HeartbeatMissed)
         return event
 
@@ -160,15 +167,18 @@ class _Line:
         On an old connection TCP sends again only after a longer and longer wait.
         """
         asked = asyncio.ensure_future(self._check(deadline_s))
+        tried = asyncio.ensure_future(connect(self.to.address, self.to.port, min(deadline_s, CONNECT_S)))
         try:
-            seen = await connect(self.to.address, self.to.port, min(deadline_s, CONNECT_S))
-            if seen.miss is Miss.REFUSED and not asked.done():
-                return self._missed(seen.miss, seen.detail)
+            await asyncio.wait({asked, tried}, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done() and tried.result().miss is Miss.REFUSED:
+                return self._missed(Miss.REFUSED, tried.result().detail)
             event = await asked
-            self._accepts = seen.miss is None and isinstance(event, m.HeartbeatMissed)
+            if isinstance(event, m.HeartbeatMissed) and (await tried).miss is None:
+                self._spared = SPARED
             return event
         finally:
             asked.cancel()
+            tried.cancel()
 
     async def _check(self, deadline_s: float) -> m.Event:
         begun = time.perf_counter()
@@ -182,7 +192,6 @@ class _Line:
             return self._missed(Miss.TIMED_OUT, type(error).__name__)
         if answer != SERVING:
             return self._missed(Miss.NOT_SERVING, f"health status {answer.hex() or 'empty'}")
-        self._accepts = False
         took_ms = (time.perf_counter() - begun) * 1000.0
         self._rtts_ms.append(took_ms)
         return m.HeartbeatAnswered(self._name, self.to.node_id, min(self._rtts_ms), took_ms)
@@ -197,6 +206,7 @@ class _Line:
 
     def close(self) -> None:
         """Stop watching; the channel is closed in the background."""
+        self.closed = True
         self._watch.cancel()
         if self._again is not None:
             self._again.cancel()

@@ -117,8 +117,8 @@ class SshHost:
 
         `timeout_s` counts from the moment the program runs there; connecting and logging in have limits of
         their own. After `timeout` or `disconnected` the program may still be at work, until its own limits.
-        Errors beside the program's own: the names in `ADVICE`, with `unreached` true. Where `unless_stopped`
-        refuses nothing is sent.
+        Errors beside the program's own: the names in `ssh_errors.ADVICE`, with `unreached` true. Where
+        `unless_stopped` refuses nothing is sent.
         """
         if (refusal := unless_stopped(request)) is not None:
             return refusal

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -167,7 +168,7 @@ class Way:
 
 async def test_a_host_that_is_back_refuses_although_the_old_connection_is_silent() -> None:
     with raylet() as (_, port):
-        async with Way(port) as way, following(way.port) as (beats, _):
+        async with Way(port) as way, following(way.port) as (beats, news):
             while not isinstance((await beats.sweep())[0], m.HeartbeatAnswered):
                 pass
             way.lose()
@@ -177,6 +178,29 @@ async def test_a_host_that_is_back_refuses_although_the_old_connection_is_silent
             assert isinstance(second, m.HeartbeatMissed)
             assert (first.how, second.how) == (Miss.TIMED_OUT, Miss.REFUSED)
             assert (first.waited_s, second.waited_s) == (0.5, 0.0)
+            while not news.empty():
+                news.get_nowait()  # it was asked once more at once
+            later = [(await beats.sweep())[0] for _ in range(3)]
+            assert [e.how for e in later if isinstance(e, m.HeartbeatMissed)] == [Miss.REFUSED] * 3
+            assert news.empty()
+
+
+async def test_a_line_that_is_let_go_during_a_sweep_costs_nobody_else_a_turn() -> None:
+    with raylet() as (process, port), raylet() as (_, other):
+        news: asyncio.Queue[m.Event] = asyncio.Queue()
+        beats = Heartbeats(news.put_nowait, 1.0)
+        silent, well = node(port), replace(node(other, "id2"), name="w2")
+        beats.follow([silent, well])
+        try:
+            while not all(isinstance(e, m.HeartbeatAnswered) for e in await beats.sweep()):
+                pass
+            os.kill(process.pid, signal.SIGSTOP)
+            sweep = asyncio.create_task(beats.sweep())
+            await asyncio.sleep(0.3)
+            beats.follow([well])
+            assert [e.node for e in await sweep if isinstance(e, m.HeartbeatAnswered)] == ["w2"]
+        finally:
+            await beats.close()
 
 
 async def test_a_port_nobody_listens_on_is_refused() -> None:

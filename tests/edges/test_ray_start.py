@@ -69,12 +69,10 @@ def command(text: str, name: str) -> list[str]:
     return raystart.worker_argv(found, node, "127.0.0.1:6379")
 
 
-def recorded(how: str, argv: list[str]) -> list[Any]:
+def recorded(how: str, argv: list[str], word: str = "go\n") -> list[Any]:
     """What Ray is given by one of the two ways."""
     asked = [sys.executable, "-c", RECORD, how, ray_start.__file__, "/bin/false", *argv[1:]]
-    said = subprocess.run(
-        asked, env=ENV, input="go\n", capture_output=True, text=True, timeout=60, check=False
-    )
+    said = subprocess.run(asked, env=ENV, input=word, capture_output=True, text=True, timeout=60, check=False)
     assert said.returncode == 0, said.stderr
     return [json.loads(line[6:]) for line in said.stdout.splitlines() if line.startswith("FOUND ")]
 
@@ -126,8 +124,10 @@ def test_what_is_not_known_here_is_left_to_the_command(flags: list[str], tmp_pat
     assert ran(flags, tmp_path) == f"the command: start {' '.join(flags)}\n"
 
 
-def test_without_the_word_nothing_is_started(tmp_path: Path) -> None:
-    assert ran([*GOOD, "--block"], tmp_path, word="") == ""
+@pytest.mark.parametrize("word", ["", "no\n"])
+def test_without_the_word_nothing_is_started(tmp_path: Path, word: str) -> None:
+    assert ran([*GOOD, "--block"], tmp_path, word) == ""
+    assert recorded("ours", ["ray", "start", *GOOD], word) == []
 
 
 def test_a_hook_of_others_gets_the_command(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def after(first: dict[str, Any], folder: Path) -> dict[str, Any]:
 def test_a_start_after_a_step_that_failed_has_loaded_and_is_not_told(tmp_path: Path) -> None:
     failing = {"op": "end", "gcs_address": "127.0.0.1:1"}  # of nobody
     assert after(failing, tmp_path)["error"] == "bad_request"
-    assert {file.name for file in tmp_path.iterdir()} == {"ray", "w.log", "w.lock", "loaded", "left"}
+    assert {file.name for file in tmp_path.iterdir()} == {"ray", "w.lock", "loaded", "left"}  # nor a new log
 
 
 def test_a_start_after_a_step_that_went_well_is_told_to_go_on(tmp_path: Path) -> None:

@@ -195,6 +195,7 @@ def test_a_second_raylet_of_one_host_is_named_and_left_to_a_person(cluster: LabC
         assert {first, second} <= cluster.raylets("gpu1")
     finally:
         cluster.lab.hosts["gpu1"].kill(second, signal.SIGTERM)
+        until(lambda: cluster.raylets("gpu1") == {first}, 20)
     cluster.comes("gpu1", "ALIVE", None, 40)
     assert cluster.raylet("gpu1") == first
     until(lambda: not cluster.in_health("gpu1").get("action"), 60, 0.5)

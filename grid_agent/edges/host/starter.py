@@ -19,6 +19,8 @@ from grid_agent.edges.host.procs import descendants, process_table
 LOADER = "import sys;i=sys.stdin.buffer;exec(compile(i.read(int(i.readline())),'ray_start','exec'))"
 ENTRY_POINT = b"from ray.scripts.scripts import main"  # in the `ray` that pip and uv write
 LEAVE_S = 3.0
+REAP_S = 1.0
+LOADING = ".loading"  # behind the name of its log, until it is told to go on
 
 
 def _at_home(name: str, value: str) -> str:
@@ -81,9 +83,10 @@ class Starter:
 
     def __init__(self, request: dict[str, Any], held: Held) -> None:
         self._argv, self._env, self._log = argv_of(request["argv"]), env_of(request), expanded(request["log"])
-        self._held = held
+        self.request, self._held = request, held
         self._program: bytes | None = request["program"].encode() if request.get("program") else None
         self._child: subprocess.Popen[bytes] | None = None
+        self.told = False
 
     def load(self) -> None:
         """Has the program load meanwhile, where it can; whatever goes wrong with that is said by `go`."""
@@ -92,7 +95,7 @@ class Starter:
             return
         argv = [python, "-c", LOADER, *self._argv]
         with contextlib.suppress(OSError, HostError):
-            self._child = _spawn(argv, self._env, self._log, self._held, subprocess.PIPE)
+            self._child = _spawn(argv, self._env, self._log + LOADING, self._held, subprocess.PIPE)
             self._write(b"%d\n" % len(self._program) + self._program)
 
     def go(self) -> subprocess.Popen[bytes]:
@@ -100,20 +103,24 @@ class Starter:
         if self._child is None:
             self.load()
         if self._child is not None:
+            Path(self._log + LOADING).replace(self._log)  # until now the log was that of the start before
+            self.told = True
             self._write(b"go\n")
             self._close()
             return self._child
         self._child = _spawn(self._argv, self._env, self._log, self._held, subprocess.DEVNULL)
+        self.told = True
         return self._child
 
     def end(self) -> None:
         """Ends what was not told to start: at the end of its input it exits by itself."""
-        if self._child is None or self._child.returncode is not None:
+        if self._child is None or self.told:
             return
         self._close()
         if exit_code(self._child.pid, LEAVE_S) is None:
             end_session(self._child.pid)
-        self._child.wait()
+        reap(self._child)
+        Path(self._log + LOADING).unlink(missing_ok=True)
 
     def _write(self, data: bytes) -> None:
         """One that is gone already leaves an exit code."""
@@ -175,6 +182,12 @@ def exit_code(pid: int, seconds: float) -> int | None:
             return found.si_status
         time.sleep(POLL_S)
     return None
+
+
+def reap(child: subprocess.Popen[bytes]) -> None:
+    """Takes leave of a child that has ended; one that waits in the kernel may never end."""
+    if exit_code(child.pid, REAP_S) is not None:
+        child.wait()
 
 
 def end_session(pid: int) -> None:

@@ -10,7 +10,15 @@ from grid_agent.edges.host.common import POLL_S, TAIL_CHARS, HostError, expanded
 from grid_agent.edges.host.locks import Held, locked
 from grid_agent.edges.host.parts import chosen, hidden_raylets, row_of
 from grid_agent.edges.host.procs import Proc, process_table
-from grid_agent.edges.host.starter import Starter, argv_of, check_versions, end_session, env_of, exit_code
+from grid_agent.edges.host.starter import (
+    Starter,
+    argv_of,
+    check_versions,
+    end_session,
+    env_of,
+    exit_code,
+    reap,
+)
 
 SETTLE_S = 1.0  # for a raylet that is just beginning or just ending, and shows no arguments
 FAILURE_LINES = 8  # of a failure that has a name
@@ -74,7 +82,7 @@ def _launch(request: dict[str, Any], wanted: dict[str, Any], timeout_s: float, s
     finally:
         if not born:
             end_session(child.pid)
-        child.wait()
+        reap(child)
     lines = last_lines(log)
     if code is None:
         late = f"Not up within {timeout_s} s; what this start had brought up was ended."
@@ -136,5 +144,6 @@ def start(request: dict[str, Any], held: Held = (), starter: Starter | None = No
         if request.get("unless"):
             refuse_stopped(request["unless"])
         _refuse_second(wanted)
-        raylet = _launch(request, wanted, timeout_s, starter or Starter(request, locks))
+        own = starter if starter is not None and starter.request is request else Starter(request, locks)
+        raylet = _launch(request, wanted, timeout_s, own)
         return {"ok": True, "raylet": row_of(raylet), "took_s": round(time.monotonic() - began, 3)}
