@@ -121,6 +121,8 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
                 node, peer_view=PeerView(at, by, how, detail), peer_begun_at=None, peer_trouble=None
             )
         case m.PeerPlaced(_, _, by, ran, detail):
+            # Who runs a task lives, whatever a peer found before; if it died since, the next one finds that.
+            node = replace(node, peer_view=None) if ran else node
             return replace(
                 node, peer_task=PeerTask(now, by, ran, detail), peer_begun_at=None, peer_trouble=None
             )

@@ -10,6 +10,8 @@ from tests.core.situations import (
     answered,
     no_process,
     not_reached,
+    peer_placed,
+    peer_says,
     pid_there,
     refused,
     repair_failed,
@@ -158,6 +160,17 @@ def test_a_view_remembers_since_when_it_is_so() -> None:
     view = story.node("gpu1").host_view
     assert view is not None
     assert (view.at, view.since) == (began + 5, began + 10)  # that it is reached, of the moment it ended
+
+
+def test_a_task_that_a_peer_has_placed_and_that_ran_takes_back_what_peers_said() -> None:
+    story = Story()
+    story.see(timed_out("gpu1"), timed_out("gpu1"), after=1)
+    story.see(peer_says("gpu1", Miss.REFUSED))
+    assert story.node("gpu1").peer_view is not None
+    story.see(peer_placed("gpu1", ran=False))
+    assert story.node("gpu1").peer_view is not None
+    story.see(peer_placed("gpu1", ran=True))
+    assert story.node("gpu1").peer_view is None
 
 
 def test_a_host_that_answers_so_soon_was_there_all_the_time() -> None:

@@ -153,7 +153,7 @@ def test_the_command_line_is_strict_and_without_prompts() -> None:
 
 
 def test_a_socket_path_that_would_be_too_long_is_not_used() -> None:
-    fits = "/" + "d" * (hosts.SOCKET_PATH_LIMIT - hosts.SOCKET_NAME - 1)
+    fits = "/" + "d" * (ssh_client.SOCKET_PATH_LIMIT - ssh_client.SOCKET_NAME - 1)
     assert any("ControlPath" in word for word in ssh_argv(TARGET, fits))
     assert not any("Control" in word for word in ssh_argv(TARGET, fits + "d"))
     assert not any("Control" in word for word in ssh_argv(TARGET, None))
