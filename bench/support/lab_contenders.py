@@ -137,7 +137,12 @@ class LabAgent(OnHosts, WithAgent):
         assert done.returncode == 0, done.stdout + done.stderr
 
     def close(self) -> None:
-        """All of it ends with its hosts."""
+        """All of it ends with its hosts; what the agent has said stays in bench/results/detect_hosts.log."""
+        log = self.hosts["head"].path("/root/.local/state/grid-agent/lab/logs/agent.log")
+        if log.exists():
+            kept = ROOT / "bench" / "results" / "detect_hosts.log"
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_text(log.read_text())
         for host in self.hosts.values():
             host.power_off()
 
