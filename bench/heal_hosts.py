@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
     """Make the hosts, start the cluster without two of them, measure, report."""
     sys.path.insert(0, str(ROOT))
     from tests.support.cluster import UNLIMITED
-    from tests.support.hosts import Lab, missing_tools
+    from tests.support.hosts import STATE, Lab, missing_tools
 
     if missing := missing_tools():
         raise SystemExit(missing)
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
         try:
             found = follow(lab, args)
         finally:
-            log = lab.head.path("/root/.local/state/grid-agent/lab/logs/agent.log")
+            log = lab.head.path(f"{STATE}/logs/agent.log")
             (ROOT / "bench" / "results").mkdir(exist_ok=True)
             (ROOT / "bench" / "results" / "heal_hosts.log").write_text(log.read_text())
     report(found, args)

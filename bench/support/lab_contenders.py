@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.support.contender import LOST_TASK, Contender
 from bench.support.contenders import Bare, WithAgent
 from tests.support.cluster import ROOT, UNLIMITED
-from tests.support.hosts import Lab, Rule
+from tests.support.hosts import STATE, Lab, Rule
 from tests.support.lab_host import Host
 
 NODES = ("head", "w1", "w2")
@@ -138,7 +138,7 @@ class LabAgent(OnHosts, WithAgent):
 
     def close(self) -> None:
         """All of it ends with its hosts; what the agent has said stays in bench/results/detect_hosts.log."""
-        log = self.hosts["head"].path("/root/.local/state/grid-agent/lab/logs/agent.log")
+        log = self.hosts["head"].path(f"{STATE}/logs/agent.log")
         if log.exists():
             kept = ROOT / "bench" / "results" / "detect_hosts.log"
             kept.parent.mkdir(exist_ok=True)

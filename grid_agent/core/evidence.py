@@ -139,26 +139,32 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
 
 
 def _looked(node: NodeBelief, view: HostView, about: str | None, now: float) -> NodeBelief:
-    """A look tells of the moment it began, and of the incarnation that it was asked about.
-
-    That the host is reached is known since its answer only: the login may have waited for the end of a cut.
-    But a host that answers as soon as it is asked was not away, or not for long enough to matter.
-    """
+    """A look tells of the moment it began, and of the incarnation that it was asked about."""
     begun_at, node = node.look_begun_at, replace(node, look_begun_at=None, look_trouble=None)
     if about is not None and (node.incarnation is None or node.incarnation.node_id != about):
         return node
     view = view if begun_at is None else replace(view, at=begun_at)
     before = node.host_view
     same = before is not None and before.reached == view.reached
-    first = node.heartbeat.first_missed_at
-    prompt = node.state is State.SUSPECT and now - node.since <= PROMPT_S
-    reached_since = first if first is not None and prompt and now - first <= CREDIT_S else now
-    since = before.since if before is not None and same else reached_since if view.reached else view.at
+    if before is not None and same:
+        since = before.since
+    else:
+        since = _reached_since(node, now) if view.reached else view.at
     ours = node.incarnation.node_id if node.incarnation is not None else None
     if view.facts.greets and any(r.node_id == ours for r in view.raylets):
         node = replace(node, reached_at=view.at)
     doubles = view.raylets if len(view.raylets) > 1 else () if view.reached else node.doubles
     return replace(node, host_view=replace(view, since=since), doubles=doubles)
+
+
+def _reached_since(node: NodeBelief, now: float) -> float:
+    """Since its answer only is a host known to be reached: the login may have waited for the end of a cut.
+
+    But one that answers as soon as it is suspected was not away, or not for long enough to matter.
+    """
+    first = node.heartbeat.first_missed_at
+    prompt = node.state is State.SUSPECT and now - node.since <= PROMPT_S
+    return first if first is not None and prompt and now - first <= CREDIT_S else now
 
 
 def _refused_by_ray(node: NodeBelief, node_id: str, now: float) -> NodeBelief:
@@ -171,7 +177,7 @@ def _refused_by_ray(node: NodeBelief, node_id: str, now: float) -> NodeBelief:
 def _missed(node: NodeBelief, how: Miss, detail: str, waited_s: float, now: float) -> NodeBelief:
     """Silence began, as far as is known, when the first check was sent that got no answer."""
     beat = node.heartbeat
-    asked_at = max(now - waited_s, beat.answered_at or now - waited_s)
+    asked_at = max(now - waited_s, beat.answered_at or 0.0)
     if how is Miss.REFUSED and beat.last_miss in (Miss.UNREACHABLE, Miss.TIMED_OUT):
         # The host is back, and says so: a login that still waits for it may wait for long.
         node = replace(node, look_asked_at=None, look_begun_at=None, peer_asked_at=None)

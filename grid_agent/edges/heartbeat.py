@@ -96,15 +96,22 @@ class Heartbeats:
                     await asyncio.sleep(0)  # let answers in, or the last one's would wait for all to be asked
             # A line that is let go meanwhile ends its check, and nobody else's.
             ended = await asyncio.gather(*checks, return_exceptions=True)
-        pairs = zip(turn, ended, strict=True)
-        seen = [(line, event) for line, event in pairs if not isinstance(event, BaseException)]
-        self._ask_again([(line, event) for line, event in seen if not line.closed])
+        seen: list[tuple[_Line, m.Event]] = []
+        for line, event in zip(turn, ended, strict=True):
+            if isinstance(event, asyncio.CancelledError):
+                continue
+            if isinstance(event, BaseException):
+                raise event
+            seen.append((line, event))
+        self._ask_again(seen)
         return [event for _, event in seen]
 
     def _ask_again(self, seen: Iterable[tuple["_Line", m.Event]]) -> None:
         """Who has just become silent is asked once more at once: it decides sooner than the next round."""
         fresh = []
         for line, event in seen:
+            if line.closed:
+                continue
             how = event.how if isinstance(event, m.HeartbeatMissed) else None
             if how is Miss.TIMED_OUT and not line.silent:
                 fresh.append(line)

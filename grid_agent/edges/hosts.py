@@ -109,8 +109,7 @@ class SshHost:
         self._target = target
         self._control_dir = control_dir
         self._login_s = target.connect_timeout_s + login_timeout_s
-        sent = (source_of(program) if text is None else text).encode()
-        self._program = b"%d\n" % len(sent) + sent
+        self._text = source_of(program) if text is None else text
 
     async def call(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Answers the request, or says why there is no answer; never raises for what the other side does.
@@ -122,7 +121,8 @@ class SshHost:
         """
         if (refusal := unless_stopped(request)) is not None:
             return refusal
-        payload = self._program + json.dumps(request).encode()
+        text = self._text.encode()
+        payload = b"%d\n" % len(text) + text + json.dumps(request).encode()
         try:
             conversation = await Conversation.begin(ssh_argv(self._target, self._own_control_dir()))
         except OSError as error:

@@ -96,11 +96,16 @@ class Transports:
 
         await asyncio.gather(*(keep(node.name) for node in self._settings.nodes))
 
+    @functools.cached_property
+    def _text(self) -> str:
+        """The program, read once for however many hosts."""
+        return source_of(self._program)
+
     def _make(self, name: str, control_dir: str | None) -> Transport:
         node = next(node for node in self._settings.nodes if node.name == name)
         if raystart.is_local(self._settings, node):
             return LocalHost(self._program.handle)
-        return SshHost(target(self._settings, node), control_dir, text=source_of(self._program))
+        return SshHost(target(self._settings, node), control_dir, text=self._text)
 
 
 def versions_here() -> Mapping[str, str]:

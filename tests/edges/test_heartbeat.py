@@ -46,6 +46,12 @@ async def following(
         await beats.close()
 
 
+async def heard(beats: Heartbeats) -> None:
+    """Until everybody has answered a sweep."""
+    while not all(isinstance(event, m.HeartbeatAnswered) for event in await beats.sweep()):
+        pass
+
+
 async def test_a_living_raylet_answers_with_its_round_trip() -> None:
     with raylet() as (_, port):
         async with following(port, deadline_s=5.0) as (beats, news):
@@ -87,8 +93,7 @@ async def test_a_stopped_raylet_is_silent_not_refused() -> None:
     with raylet() as (process, port):
         async with following(port) as (beats, news):
             await asyncio.sleep(0)
-            while not isinstance((await beats.sweep())[0], m.HeartbeatAnswered):
-                pass
+            await heard(beats)
             os.kill(process.pid, signal.SIGSTOP)
             (event,) = await beats.sweep()
             assert isinstance(event, m.HeartbeatMissed)
@@ -106,8 +111,7 @@ async def test_a_stopped_raylet_is_silent_not_refused() -> None:
 async def test_a_raylet_that_was_only_slow_says_so_when_it_is_asked_once_more() -> None:
     with raylet() as (process, port):
         async with following(port) as (beats, news):
-            while not isinstance((await beats.sweep())[0], m.HeartbeatAnswered):
-                pass
+            await heard(beats)
             os.kill(process.pid, signal.SIGSTOP)
             (event,) = await beats.sweep()
             os.kill(process.pid, signal.SIGCONT)
@@ -118,8 +122,7 @@ async def test_a_raylet_that_was_only_slow_says_so_when_it_is_asked_once_more() 
 async def test_a_line_that_is_let_go_is_not_asked_once_more() -> None:
     with raylet() as (process, port):
         async with following(port) as (beats, news):
-            while not isinstance((await beats.sweep())[0], m.HeartbeatAnswered):
-                pass
+            await heard(beats)
             os.kill(process.pid, signal.SIGSTOP)
             await beats.sweep()
             beats.follow([])
@@ -169,8 +172,7 @@ class Way:
 async def test_a_host_that_is_back_refuses_although_the_old_connection_is_silent() -> None:
     with raylet() as (_, port):
         async with Way(port) as way, following(way.port) as (beats, news):
-            while not isinstance((await beats.sweep())[0], m.HeartbeatAnswered):
-                pass
+            await heard(beats)
             way.lose()
             (first,) = await beats.sweep()
             (second,) = await beats.sweep()
@@ -192,8 +194,7 @@ async def test_a_line_that_is_let_go_during_a_sweep_costs_nobody_else_a_turn() -
         silent, well = node(port), replace(node(other, "id2"), name="w2")
         beats.follow([silent, well])
         try:
-            while not all(isinstance(e, m.HeartbeatAnswered) for e in await beats.sweep()):
-                pass
+            await heard(beats)
             os.kill(process.pid, signal.SIGSTOP)
             sweep = asyncio.create_task(beats.sweep())
             await asyncio.sleep(0.3)

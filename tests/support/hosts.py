@@ -19,6 +19,7 @@ from tests.support.worker_venv import CACHE, ROOT, uv, worker_venv
 
 _TOOLS = ("ip", "nft", "sshd", "ssh", "ssh-keygen", "unshare", "nsenter", "setpriv", "mount")
 _PREFIX = "grid-agent-lab-"
+STATE = "/root/.local/state/grid-agent/lab"  # of the cluster, on each of its hosts
 # The switch is also the hosts' gateway, and answers that what lies beyond is unreachable.
 _SWITCH = """
 {ip} link add name switch type bridge

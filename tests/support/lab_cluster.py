@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.cluster import ROOT, UNLIMITED, until
-from tests.support.hosts import Lab
+from tests.support.hosts import STATE, Lab
 from tests.support.netns import status_of
 
 GET = """
@@ -130,10 +130,10 @@ class LabCluster:
     def start_another(self, name: str) -> int:
         """One more raylet of the same name, as a person would start it on that host by hand; its pid."""
         before = self.raylets(name)
-        host, home = self.lab.hosts[name], "/root/.local/state/grid-agent/lab"
+        host = self.lab.hosts[name]
         ray = [str(self.lab.worker_bin / "ray"), "start", f"--address={self.lab.head.address}:6379"]
         flags = [f"--node-name={name}", "--num-cpus=1", "--num-gpus=0", "--object-store-memory=80000000"]
-        env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{home}/ray_token"}
+        env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{STATE}/ray_token"}
         more = ["--dashboard-agent-listen-port=0", "--temp-dir=/tmp/another", "--disable-usage-stats"]
         said = host.run([*ray, *flags, *more], env={**env, "RAY_USAGE_STATS_ENABLED": "0"}, timeout_s=60)
         assert said.returncode == 0, said.stdout + said.stderr

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from grid_agent.edges.host.clearing import clear
@@ -18,10 +20,12 @@ from grid_agent.edges.host.starter import Starter
 from grid_agent.edges.host.starting import start
 
 
-def _starts(request: dict[str, Any]) -> list[dict[str, Any]]:
+def _starts(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The starts among the steps of a request."""
-    within = [start for one in request.get("requests", ()) for start in _starts(one)]
-    return [request] if request.get("op") == "start" else within
+    if request.get("op") == "start":
+        yield request
+    for one in request.get("requests", ()):
+        yield from _starts(one)
 
 
 def steps(request: dict[str, Any], held: Held = (), starter: Starter | None = None) -> dict[str, Any]:
@@ -34,21 +38,18 @@ def steps(request: dict[str, Any], held: Held = (), starter: Starter | None = No
     anything is done: busy, disk, stale.
     """
     answers: list[dict[str, Any]] = []
-    with locked(request, held, needed=True) as locks:
+    with locked(request, held, needed=True) as locks, contextlib.ExitStack() as ends:
         refuse_stale(request.get("epoch"), locks)
-        own = [Starter(one, locks) for one in _starts(request)[:1]] if starter is None else []
-        try:
-            for loading in own:
-                loading.load()
-            for one in request["requests"]:
-                began = time.monotonic()
-                answer = handle(one, locks, own[0] if own else starter)
-                answers.append({"took_s": round(time.monotonic() - began, 3), **answer})
-                if not answers[-1].get("ok"):
-                    break
-        finally:
-            for loading in own:
-                loading.end()
+        first = next(_starts(request), None)
+        if starter is None and first is not None:
+            starter = ends.enter_context(Starter(first, locks))
+            starter.load()
+        for one in request["requests"]:
+            began = time.monotonic()
+            answer = handle(one, locks, starter)
+            answers.append({"took_s": round(time.monotonic() - began, 3), **answer})
+            if not answers[-1].get("ok"):
+                break
     return {"ok": True, **(answers[-1] if answers else {}), "answers": answers}
 
 

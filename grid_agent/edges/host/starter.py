@@ -82,7 +82,7 @@ class Starter:
     """The process of a start: `ray start`, or `ray_start` in its place, which loads and waits for a word."""
 
     def __init__(self, request: dict[str, Any], held: Held) -> None:
-        self._argv, self._env, self._log = argv_of(request["argv"]), env_of(request), expanded(request["log"])
+        self.argv, self.env, self.log = argv_of(request["argv"]), env_of(request), expanded(request["log"])
         self.request, self._held = request, held
         self._program: bytes | None = request["program"].encode() if request.get("program") else None
         self._child: subprocess.Popen[bytes] | None = None
@@ -90,12 +90,12 @@ class Starter:
 
     def load(self) -> None:
         """Has the program load meanwhile, where it can; whatever goes wrong with that is said by `go`."""
-        python = own_python(self._argv[0], self._env) if self._program is not None else None
+        python = own_python(self.argv[0], self.env) if self._program is not None else None
         if python is None or self._program is None:
             return
-        argv = [python, "-c", LOADER, *self._argv]
+        argv = [python, "-c", LOADER, *self.argv]
         with contextlib.suppress(OSError, HostError):
-            self._child = _spawn(argv, self._env, self._log + LOADING, self._held, subprocess.PIPE)
+            self._child = _spawn(argv, self.env, self.log + LOADING, self._held, subprocess.PIPE)
             self._write(b"%d\n" % len(self._program) + self._program)
 
     def go(self) -> subprocess.Popen[bytes]:
@@ -103,16 +103,19 @@ class Starter:
         if self._child is None:
             self.load()
         if self._child is not None:
-            Path(self._log + LOADING).replace(self._log)  # until now the log was that of the start before
+            Path(self.log + LOADING).replace(self.log)  # until now the log was that of the start before
             self.told = True
             self._write(b"go\n")
             self._close()
             return self._child
-        self._child = _spawn(self._argv, self._env, self._log, self._held, subprocess.DEVNULL)
+        self._child = _spawn(self.argv, self.env, self.log, self._held, subprocess.DEVNULL)
         self.told = True
         return self._child
 
-    def end(self) -> None:
+    def __enter__(self) -> Starter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Ends what was not told to start: at the end of its input it exits by itself."""
         if self._child is None or self.told:
             return
@@ -120,7 +123,7 @@ class Starter:
         if exit_code(self._child.pid, LEAVE_S) is None:
             end_session(self._child.pid)
         reap(self._child)
-        Path(self._log + LOADING).unlink(missing_ok=True)
+        Path(self.log + LOADING).unlink(missing_ok=True)
 
     def _write(self, data: bytes) -> None:
         """One that is gone already leaves an exit code."""

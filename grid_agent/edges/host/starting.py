@@ -12,10 +12,8 @@ from grid_agent.edges.host.parts import chosen, hidden_raylets, row_of
 from grid_agent.edges.host.procs import Proc, process_table
 from grid_agent.edges.host.starter import (
     Starter,
-    argv_of,
     check_versions,
     end_session,
-    env_of,
     exit_code,
     reap,
 )
@@ -68,10 +66,9 @@ def _failed(lines: str, code: int | None) -> HostError:
     return HostError("start_failed", said, code=code)
 
 
-def _launch(request: dict[str, Any], wanted: dict[str, Any], timeout_s: float, starter: Starter) -> Proc:
-    argv, env, log = argv_of(request["argv"]), env_of(request), expanded(request["log"])
-    if request.get("expect"):
-        check_versions(argv[0], env, request["expect"])
+def _launch(starter: Starter, wanted: dict[str, Any], timeout_s: float) -> Proc:
+    if starter.request.get("expect"):
+        check_versions(starter.argv[0], starter.env, starter.request["expect"])
     child = starter.go()
     born: list[Proc] = []
     try:
@@ -83,7 +80,7 @@ def _launch(request: dict[str, Any], wanted: dict[str, Any], timeout_s: float, s
         if not born:
             end_session(child.pid)
         reap(child)
-    lines = last_lines(log)
+    lines = last_lines(starter.log)
     if code is None:
         late = f"Not up within {timeout_s} s; what this start had brought up was ended."
         raise HostError("timeout", f"{late} {lines}".strip())
@@ -145,5 +142,5 @@ def start(request: dict[str, Any], held: Held = (), starter: Starter | None = No
             refuse_stopped(request["unless"])
         _refuse_second(wanted)
         own = starter if starter is not None and starter.request is request else Starter(request, locks)
-        raylet = _launch(request, wanted, timeout_s, own)
+        raylet = _launch(own, wanted, timeout_s)
         return {"ok": True, "raylet": row_of(raylet), "took_s": round(time.monotonic() - began, 3)}
