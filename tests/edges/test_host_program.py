@@ -917,3 +917,28 @@ def test_other_pythons_understand_it(version: str) -> None:
     if python is None:
         pytest.skip(f"no Python {version} here")
     assert ask([python, "-I", "-c", SOURCE], b'{"op": "look", "gcs_port": 1}')["ok"]
+
+
+FRAMES = """
+2026-01-01 10:00:00,000 INFO starting
+Traceback (most recent call last):
+  File "ray_start", line 123, in start
+    node = node_class(given)
+           ^^^^^^^^^^^^^^^^^
+RuntimeError: Failed to connect to GCS. Last error: Traceback (most recent call last):
+  File "/ray/node.py", line 996, in _init_gcs_client
+    client = GcsClient(
+VersionError: Version mismatch:
+    Ray: 2.60.0
+"""
+
+
+def test_a_traceback_is_told_by_its_end_and_its_place() -> None:
+    assert starting._conclusion(FRAMES.strip("\n"), "/logs/w.log").splitlines() == [
+        "VersionError: Version mismatch:",
+        "    Ray: 2.60.0",
+        "(the whole of it: /logs/w.log on that host)",
+    ]
+    assert starting._conclusion("one line\n  another", "/logs/w.log") == "one line\n  another"
+    cut = '  File "/ray/node.py", line 996, in _init_gcs_client'  # what is left of a log that was cut off
+    assert starting._conclusion(cut, "/logs/w.log") == "(the whole of it: /logs/w.log on that host)"

@@ -194,6 +194,8 @@ def test_a_failing_start_says_what_ray_said(tmp_path: Path) -> None:
     assert answer["error"] == "auth"
     assert "token" in answer["detail"]
     assert 'File "ray_start"' in log.read_text()  # said by ours, not by the command
+    assert 'File "' not in answer["detail"]  # the frames are in the log, and it says so
+    assert f"(the whole of it: {log} on that host)" in answer["detail"]
 
 
 TOLD = """

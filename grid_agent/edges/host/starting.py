@@ -56,13 +56,25 @@ FAILURES = (
 )
 
 
-def _failed(lines: str, code: int | None) -> HostError:
-    """The failure that the last lines of `ray start` name, with those lines."""
+def _conclusion(lines: str, log: str) -> str:
+    """What a traceback ends with, and where the rest is; other lines as they are."""
+    rows = lines.splitlines()
+    frames = [number for number, row in enumerate(rows) if row.lstrip().startswith('File "')]
+    if not frames:
+        return lines
+    after = rows[frames[-1] + 1 :]
+    words = next((after[number:] for number, row in enumerate(after) if row[:1] not in (" ", "")), after)
+    return "\n".join([*words, f"(the whole of it: {log} on that host)"])
+
+
+def _failed(lines: str, code: int | None, log: str) -> HostError:
+    """The failure that the last lines of `ray start` name, with what they come to."""
+    told = _conclusion(lines, log)
     for signs, error, advice in FAILURES:
         if any(sign in lines for sign in signs):
-            said = "\n".join(lines.splitlines()[-FAILURE_LINES:])
+            said = "\n".join(told.splitlines()[-FAILURE_LINES:])
             return HostError(error, f"{advice}\n{said}"[:TAIL_CHARS], code=code)
-    said = lines or f"The command ended with code {code} and said nothing."
+    said = told or f"The command ended with code {code} and said nothing."
     return HostError("start_failed", said, code=code)
 
 
@@ -86,7 +98,7 @@ def _launch(starter: Starter, wanted: dict[str, Any], timeout_s: float) -> Proc:
         raise HostError("timeout", f"{late} {lines}".strip())
     if code == 0:
         lines = f"The command said that it had succeeded, but no such raylet runs. {lines}"
-    raise _failed(lines, code)
+    raise _failed(lines, code, starter.log)
 
 
 def refuse_stopped(path: str) -> None:
