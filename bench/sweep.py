@@ -36,7 +36,8 @@ from grid_agent.core.model import Incident, NodeBelief, Policy, State
 from grid_agent.core.step import begin
 from grid_agent.edges import file_limit
 from grid_agent.edges.gcs import Gcs
-from grid_agent.edges.heartbeat import Heartbeats, connect
+from grid_agent.edges.heartbeat import Heartbeats
+from grid_agent.edges.held_channel import connect
 from grid_agent.edges.journal import Journal
 from grid_agent.edges.self_check import SelfCheck
 from grid_agent.loop import Edges, Loop

@@ -66,6 +66,9 @@ class Contender:
         """Wait until the worker is ALIVE, anew where its incarnation `lost` is gone."""
         raise NotImplementedError
 
+    async def quiet(self, worker: str) -> None:
+        """Wait until no connection of the worker still waits to send what was lost. Here none was cut."""
+
     async def rows(self) -> dict[str, m.NodeRow]:
         """The newest row of each name."""
         return {r.name: r for r in sorted(await self._listed(), key=lambda r: r.started_at_ms)}

@@ -14,7 +14,7 @@ from tests.support.netns import status_of
 
 TASK_S = 3.0
 LOSS_PERCENT = 30
-SETTLE_S = {"paused": 3.0, "cut": 15.0, "lossy": 15.0}  # TCP takes its time to find that a way is back
+SETTLE_S = {"paused": 3.0, "cut": 15.0, "lossy": 15.0}
 
 
 @dataclass
@@ -117,13 +117,14 @@ def _stopped(pid: int) -> bool:
 
 
 async def disturb(contender: Contender, seen: Seen, worker: str, what: str, seconds: float) -> None:
-    """Something that passes: nobody should die of it."""
+    """Something that passes: nobody should die of it. Ends when its traces are gone."""
     node_id = await contender.node_id(worker)
     valid: list[Callable[[], bool]] = []
     async with _DISTURBANCES[what](contender, worker, valid):
         died = await _died(contender, node_id, seconds)
     died = died or await _died(contender, node_id, SETTLE_S[what])
     await contender.back(worker, node_id if died else None)
+    await contender.quiet(worker)
     died = died or await contender.node_id(worker) != node_id
     if died or all(check() for check in valid):
         seen.disturbed.append((what, seconds, died))

@@ -19,6 +19,7 @@ from tests.support.lab_host import Host
 
 NODES = ("head", "w1", "w2")
 PORT = 6379
+QUIET_S = 300  # TCP waits at most 120 s until it sends again
 ENV = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 CLONE_NEWNET = 0x40000000
 
@@ -61,6 +62,22 @@ class OnHosts(Contender):
         except OSError as error:
             return not isinstance(error, ConnectionError)
         return False
+
+    async def quiet(self, worker: str) -> None:
+        """TCP sends again after waits that double: a minute after a cut some connections still are silent."""
+        for _ in range(QUIET_S):
+            if not any(self._resending(node) for node in ("head", worker)):
+                return
+            await asyncio.sleep(1.0)
+        raise TimeoutError(
+            f"{self.name}: connections of {worker} are not back {QUIET_S} s after a disturbance"
+        )
+
+    def _resending(self, node: str) -> bool:
+        """Whether an established connection of this host waits to send something again (proc(5), net/tcp)."""
+        net = Path(f"/proc/{self.hosts[node].pid1}/net")
+        rows = [row.split() for name in ("tcp", "tcp6") for row in (net / name).read_text().splitlines()[1:]]
+        return any(state == "01" and int(tries, 16) for _, _, _, state, _, _, tries, *_ in rows)
 
     def lose(self, worker: str, percent: int) -> Callable[[], int]:
         """At the switch, in both directions."""

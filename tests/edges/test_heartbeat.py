@@ -13,7 +13,8 @@ import pytest
 
 from grid_agent.core import messages as m
 from grid_agent.core.model import Incarnation, Miss, NodeBelief, State
-from grid_agent.edges.heartbeat import Heartbeats, connect
+from grid_agent.edges.heartbeat import Heartbeats
+from grid_agent.edges.held_channel import connect
 from tests.support.cluster import ROOT, free_port
 
 
@@ -119,7 +120,7 @@ async def test_a_raylet_that_was_only_slow_says_so_when_it_is_asked_once_more() 
             assert isinstance(await asyncio.wait_for(news.get(), 5), m.HeartbeatAnswered)
 
 
-async def test_a_line_that_is_let_go_is_not_asked_once_more() -> None:
+async def test_a_channel_that_is_let_go_is_not_asked_once_more() -> None:
     with raylet() as (process, port):
         async with following(port) as (beats, news):
             await heard(beats)
@@ -130,14 +131,20 @@ async def test_a_line_that_is_let_go_is_not_asked_once_more() -> None:
             assert news.empty()
 
 
+def open_gate() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
+
+
 class Way:
-    """The way to a raylet, through a port of its own: cut, it is a host that is back without its raylet."""
+    """The way to a raylet, through a port of its own."""
 
     def __init__(self, to: int) -> None:
         self.port = free_port()
         self._to = to
-        self._open = asyncio.Event()
-        self._open.set()
+        self._open = open_gate()
+        self.connections = 0
         self._copies: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Way":
@@ -150,20 +157,32 @@ class Way:
             task.cancel()
         await asyncio.gather(*self._copies, return_exceptions=True)
 
-    def lose(self) -> None:
-        """No word passes on what was open; nobody listens any more."""
+    def stall(self) -> None:
+        """No word passes on what was open; new connections are as good as ever. A cut that has ended."""
         self._open.clear()
+        self._open = open_gate()
+
+    def shut(self) -> None:
+        """Nobody listens any more; what is open is as good as ever."""
         self._server.close()
 
+    def lose(self) -> None:
+        """Neither: no word passes on what was open, nobody listens. A host is back without its raylet."""
+        self.stall()
+        self.shut()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         there, back = await asyncio.open_connection("127.0.0.1", self._to)
         for source, sink in ((reader, back), (there, writer)):
-            self._copies.append(asyncio.create_task(self._copy(source, sink)))
+            self._copies.append(asyncio.create_task(self._copy(source, sink, self._open)))
 
-    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _copy(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_open: asyncio.Event
+    ) -> None:
         try:
             while data := await source.read(4096):
-                await self._open.wait()
+                await is_open.wait()
                 sink.write(data)
         finally:
             sink.close()
@@ -187,7 +206,39 @@ async def test_a_host_that_is_back_refuses_although_the_old_connection_is_silent
             assert news.empty()
 
 
-async def test_a_line_that_is_let_go_during_a_sweep_costs_nobody_else_a_turn() -> None:
+async def test_a_host_that_is_back_answers_although_the_old_connection_is_silent() -> None:
+    with raylet() as (process, port):
+        async with Way(port) as way, following(way.port) as (beats, news):
+            await heard(beats)
+            way.stall()
+            (first,) = await beats.sweep()
+            assert isinstance(first, m.HeartbeatMissed)
+            assert isinstance(await asyncio.wait_for(news.get(), 5), m.HeartbeatAnswered)
+            for _ in range(3):
+                (event,) = await beats.sweep()
+                assert isinstance(event, m.HeartbeatAnswered)
+            assert way.connections <= 4  # the old one, what was tried, and the one that is held now
+            way.shut()
+            process.kill()  # which is news, now on the new one
+            while not isinstance(event := await asyncio.wait_for(news.get(), 5), m.HeartbeatMissed):
+                pass
+
+
+async def test_a_stopped_raylet_is_spared_new_connections() -> None:
+    with raylet() as (process, port):
+        async with Way(port) as way, following(way.port, deadline_s=0.1) as (beats, _):
+            await heard(beats)
+            os.kill(process.pid, signal.SIGSTOP)
+            for _ in range(10):
+                (event,) = await beats.sweep()
+                assert isinstance(event, m.HeartbeatMissed)
+                assert event.how is Miss.TIMED_OUT
+            assert way.connections <= 5  # the held one, and twice what a try takes
+            os.kill(process.pid, signal.SIGCONT)
+            await heard(beats)
+
+
+async def test_a_channel_that_is_let_go_during_a_sweep_costs_nobody_else_a_turn() -> None:
     with raylet() as (process, port), raylet() as (_, other):
         news: asyncio.Queue[m.Event] = asyncio.Queue()
         beats = Heartbeats(news.put_nowait, 1.0)

@@ -52,17 +52,17 @@ async def test_above_the_budget_they_take_turns_and_who_missed_comes_first() -> 
         assert beats.rotation_s == 3.0
         asked: list[str] = []
         for _ in range(3):
-            for line in beats._lines.values():
-                line.missed = False  # as if all had answered
+            for channel in beats._channels.values():
+                channel.missed = False  # as if all had answered
             asked += [e.node for e in await beats.sweep() if isinstance(e, m.HeartbeatMissed)]
             await asyncio.sleep(0.01)
         assert set(asked) == {n.name for n in nodes}  # everybody had a turn within the rotation
-        for name, line in beats._lines.items():
-            line.missed = name in {"n7", "n31"}
-        assert {line._name for line in beats._turn()[:2]} == {"n7", "n31"}
-        for line in beats._lines.values():
-            line.missed = int(line._name[1:]) < 50
-        turn = [line._name for line in beats._turn()]
+        for name, channel in beats._channels.items():
+            channel.missed = name in {"n7", "n31"}
+        assert {channel._name for channel in beats._turn()[:2]} == {"n7", "n31"}
+        for channel in beats._channels.values():
+            channel.missed = int(channel._name[1:]) < 50
+        turn = [channel._name for channel in beats._turn()]
         assert len(turn) < FLOOR + 1
         assert sum(int(name[1:]) >= 50 for name in turn) == 10  # the healthy are not forgotten
     finally:

@@ -77,6 +77,7 @@ def test_a_stopped_raylet_and_a_cut_link_at_the_same_time(cluster: LabCluster) -
         cluster.comes("gpu2", "SUSPECT", "host down", 30)
         assert counted(cluster, "gpu1") == ["gpu1 2"]  # its raylet is stopped, and its actor answers
         time.sleep(max(0.0, began + MINUTE_S - time.monotonic()))
+    cluster.comes("gpu2", "ALIVE", None, 10)  # though TCP sends on no old connection for another 40 s
     unharmed(cluster, before)
     assert counted(cluster, "gpu1", "gpu2") == ["gpu1 3", "gpu2 2"]
 
