@@ -6,7 +6,7 @@ Called by `step` only.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from grid_agent.core import awareness, gpus
@@ -210,16 +210,33 @@ def _repair_ended(node: NodeBelief, event: m.RepairEnded, now: float) -> NodeBel
 
 
 def _listed(belief: Belief, rows: Iterable[m.NodeRow], now: float) -> Belief:
-    newest: dict[str, m.NodeRow] = {}
     rows = tuple(rows)
+    named: dict[str, list[m.NodeRow]] = {}
     for row in rows:
-        best = newest.get(row.name)
-        if best is None or (row.started_at_ms, row.alive) > (best.started_at_ms, best.alive):
-            newest[row.name] = row
-    belief = put_all(belief, [_row(node, newest.get(name), now) for name, node in belief.nodes.items()])
+        named.setdefault(row.name, []).append(row)
+    listed = [_row(node, _life(node, named.get(name, ())), now) for name, node in belief.nodes.items()]
+    belief = put_all(belief, listed)
     belief = put_all(belief, _doubled(belief.nodes, rows))
     observer = replace(belief.observer, gcs_answered_at=now, gcs_silent_since=None)
     return replace(belief, observer=observer)
+
+
+def _life(node: NodeBelief, rows: Sequence[m.NodeRow]) -> m.NodeRow | None:
+    """The newest life of a name; if that has ended, an older one that its host shows, or was taken up so."""
+    if not rows:
+        return None
+    newest = max(rows, key=_age)
+    if newest.alive or len(rows) == 1:
+        return newest
+    shown = {r.node_id for r in node.host_view.raylets} if node.host_view is not None else set()
+    known = node.incarnation.node_id if node.incarnation is not None else ""
+    taken_up = known if node.former_id == newest.node_id else ""
+    older = [r for r in rows if (r.alive and r.node_id in shown) or r.node_id == taken_up]
+    return max(older, key=_age, default=newest)
+
+
+def _age(row: m.NodeRow) -> tuple[int, bool]:
+    return row.started_at_ms, row.alive
 
 
 def _doubled(nodes: Mapping[str, NodeBelief], rows: tuple[m.NodeRow, ...]) -> list[NodeBelief]:
@@ -257,6 +274,7 @@ def _row(node: NodeBelief, row: m.NodeRow | None, now: float) -> NodeBelief:
             peer_task=None,
             peer_begun_at=None,
             reached_at=None,
+            proven_id=None,
             probe=None,
             proof_asked_at=None,
             proof_begun_at=None,

@@ -4,7 +4,7 @@ import pytest
 
 from grid_agent.core import evidence, facts
 from grid_agent.core import messages as m
-from grid_agent.core.model import Miss, ProbeReport
+from grid_agent.core.model import Miss, ProbeReport, State
 from tests.core.situations import (
     Story,
     answered,
@@ -91,6 +91,44 @@ def test_the_newest_row_of_a_name_is_its_incarnation() -> None:
     known = story.node("gpu1").incarnation
     assert known is not None
     assert known.node_id == "gpu1-c"
+
+
+def two_lives(*, newer_alive: bool) -> m.NodesListed:
+    head, first = row("head"), row("gpu1")
+    return m.NodesListed((head, first, row("gpu1", "b", alive=newer_alive)))
+
+
+def test_the_older_of_two_lives_is_taken_up_when_the_newer_has_ended() -> None:
+    story = Story(1)
+    story.see(two_lives(newer_alive=True), after=1)
+    assert current(story) == "gpu1-b"
+    story.see(refused("gpu1", "b"), pid_there("gpu1"), after=1)  # its host shows the older one only
+    assert story.node("gpu1").state is State.REPAIRING
+    story.see(repair_failed("gpu1"), two_lives(newer_alive=False), after=1)  # a raylet runs there already
+    assert (current(story), story.node("gpu1").state) == ("gpu1-a", State.DEAD)
+    story.see(answered("gpu1"), task_ran("gpu1"), after=1)
+    story.see(two_lives(newer_alive=False), after=1)
+    assert (current(story), story.node("gpu1").state) == ("gpu1-a", State.ALIVE)
+    assert len(story.given(m.RestartWorker)) == 1
+    story.see(refused("gpu1"), no_process("gpu1"), after=1)
+    gone = m.NodesListed((row("head"), row("gpu1", alive=False), row("gpu1", "b", alive=False)))
+    story.pass_time(60, refused("gpu1"), no_process("gpu1"), gone)
+    assert current(story) == "gpu1-a"
+    assert story.given(m.RestartWorker)[-1].fence_node_id == "gpu1-a"
+
+
+@pytest.mark.parametrize("seen", [no_process("gpu1"), not_reached("gpu1")])
+def test_an_older_life_that_its_host_does_not_show_is_not_taken_up(seen: m.Event) -> None:
+    story = Story(1)
+    story.see(two_lives(newer_alive=True), after=1)
+    story.see(refused("gpu1", "b"), seen, two_lives(newer_alive=False), after=1)
+    assert current(story) == "gpu1-b"
+
+
+def current(story: Story) -> str:
+    known = story.node("gpu1").incarnation
+    assert known is not None
+    return known.node_id
 
 
 def test_a_new_life_starts_with_a_clean_sheet() -> None:

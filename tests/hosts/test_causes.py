@@ -185,20 +185,22 @@ def test_marked_dead_and_still_running_is_fenced_and_restarted(cluster: LabClust
 
 
 @pytest.mark.slow
-def test_a_second_raylet_of_one_host_is_named_and_left_to_a_person(cluster: LabCluster) -> None:
+@pytest.mark.parametrize("ended", ["older", "newer"])
+def test_a_second_raylet_of_one_host_is_named_and_left_to_a_person(cluster: LabCluster, ended: str) -> None:
     first = cluster.raylet("gpu1")
     second = cluster.start_another("gpu1")
+    end, stays = (first, second) if ended == "older" else (second, first)
     try:
         action = until(lambda: re.search(NAMED, str(cluster.in_health("gpu1").get("action"))), 90, 0.5)
         assert action["one"] != action["other"]
         time.sleep(2 * HANG_S)
         assert {first, second} <= cluster.raylets("gpu1")
     finally:
-        cluster.lab.hosts["gpu1"].kill(first, signal.SIGTERM)
-        until(lambda: cluster.raylets("gpu1") == {second}, 20)
+        cluster.lab.hosts["gpu1"].kill(end, signal.SIGTERM)
+        until(lambda: cluster.raylets("gpu1") == {stays}, 20)
     until(lambda: not cluster.in_health("gpu1").get("action"), 90, 0.5)
     cluster.comes("gpu1", "ALIVE", None, 10)
-    assert cluster.raylet("gpu1") == second
+    assert cluster.raylet("gpu1") == stays
 
 
 NAMED = r"2 raylets of this name run on its host, pid (?P<one>\d+) and pid (?P<other>\d+): end all but one"

@@ -12,7 +12,7 @@ from functools import partial
 
 from grid_agent.core import messages as m
 from grid_agent.core import report
-from grid_agent.core.model import Policy, State
+from grid_agent.core.model import NodeBelief, Policy, Refusal, State
 from grid_agent.testing import Chances, SimulatedCluster
 
 UNKIND = Chances(heartbeat_lost=0.01, start_fails=0.1, start_crashes=0.05, answer_lost=0.02)
@@ -28,6 +28,7 @@ LIARS = Chances(
 )
 NOISE = Chances(heartbeat_lost=0.05)
 SETTLE_S = 1000.0
+LONGEST_S = 12 * 3600.0  # for a hundred nodes, one after the other and ten in 10 minutes
 REST_S = 5.0  # between two disturbances of one node, where another is free: chained they may exceed hang_s
 
 
@@ -114,7 +115,7 @@ def night(
     *,
     every_s: float = 5.0,
     chances: Chances = UNKIND,
-    cluster_attempts: int = Policy.cluster_attempts,
+    cluster_attempts: int = Policy().cluster_attempts,
 ) -> SimulatedCluster:
     """Run so many hours of harm, then let the dust settle."""
     policy = Policy(heartbeat_every_s=every_s, cluster_attempts=cluster_attempts)
@@ -129,7 +130,14 @@ def night(
             person(cluster)
             visit += 1800
     cluster.run(SETTLE_S)
+    while any(map(waiting, cluster.belief.nodes.values())) and cluster.clock.now < end + LONGEST_S:
+        cluster.run(SETTLE_S / 4)
     return cluster
+
+
+def waiting(node: NodeBelief) -> bool:
+    """Whether its repair goes on, or comes when others are done."""
+    return node.state is State.REPAIRING or node.refusal in (Refusal.IN_FLIGHT, Refusal.CLUSTER_BUDGET)
 
 
 def main() -> None:
