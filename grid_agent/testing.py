@@ -86,6 +86,7 @@ class Host:
 
     raylets: list[Process] = field(default_factory=list)
     cut_until: float = 0.0
+    stale: dict[str, float] = field(default_factory=dict)  # raylet: until then its old links are
     away_until: float = 0.0  # for the head only: peers reach it
     slow_until: float = 0.0
     lossy_until: float = 0.0
@@ -187,9 +188,14 @@ class SimulatedCluster:
         self.hosts[name].slow_until = self.clock.now + seconds
 
     def cut(self, names: Iterable[str], seconds: float) -> None:
-        """Take these hosts off the network; their processes live on. Below `unreachable_s` nobody may die."""
+        """Take these hosts off the network; their processes live on. Below `unreachable_s` nobody may die.
+
+        Ray's connections to them stay silent for as long again: TCP sends again after waits that double.
+        """
         for name in names:
-            self.hosts[name].cut_until = self.clock.now + seconds
+            host = self.hosts[name]
+            host.cut_until = self.clock.now + seconds
+            host.stale.update({p.node_id: host.cut_until + min(seconds, 120.0) for p in host.raylets})
             if seconds >= self.policy.unreachable_s:
                 self._harmed.setdefault(name, ("cut off", self.clock.now))
 
@@ -436,8 +442,8 @@ class SimulatedCluster:
         return self.clock.now >= host.cut_until and any(not p.hung for p in host.raylets)
 
     def _runs_tasks(self, name: str, node_id: str) -> bool:
-        p = self.hosts[name].process(node_id)
-        reached = self.clock.now >= self.hosts[name].cut_until
+        host, p = self.hosts[name], self.hosts[name].process(node_id)
+        reached = self.clock.now >= max(host.cut_until, host.stale.get(node_id, 0.0))
         return reached and p is not None and not p.hung and bool(p.listed)
 
     def _prove(self) -> None:

@@ -9,24 +9,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from grid_agent.core import awareness, gpus
+from grid_agent.core import awareness, gpus, silence
 from grid_agent.core import messages as m
 from grid_agent.core.model import (
     Belief,
     Heartbeat,
     HostView,
     Incarnation,
-    Miss,
     NodeBelief,
     Observer,
     PeerTask,
     PeerView,
-    State,
 )
 
 TELL_AGAIN_S = 5.0
-PROMPT_S = 2.0  # after it was suspected
-CREDIT_S = 10.0  # of silence before that, at most
 
 
 def fold(belief: Belief, event: m.Event, now: float) -> Belief:
@@ -108,11 +104,11 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
         return node
     match event:
         case m.HeartbeatAnswered(_, _, rtt_ms, last_ms):
-            return replace(node, heartbeat=Heartbeat(answered_at=now, rtt_ms=rtt_ms, last_rtt_ms=last_ms))
+            return silence.answered(node, rtt_ms, last_ms, now)
         case m.WorkListed(_, _, work):
             return replace(node, work=replace(work, at=now))
         case m.HeartbeatMissed(_, _, how, detail, waited_s):
-            return _missed(node, how, detail, waited_s, now)
+            return silence.missed(node, how, detail, waited_s, now)
         case m.PeerChecked(_, _, by, how, detail):
             # It tells of the moment it was asked, not of that of its answer.
             at = now if node.peer_begun_at is None else node.peer_begun_at
@@ -130,12 +126,18 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
             proven = replace(node, proven_id=node_id, proof_misses=0, proof_missed_at=None)
             return replace(proven, proof_begun_at=None, peer_task=None)
         case m.TaskMissed():
-            since = now if node.proof_missed_at is None else node.proof_missed_at
-            misses = node.proof_misses + 1
-            return replace(node, proof_misses=misses, proof_missed_at=since, proof_begun_at=None)
+            return _task_missed(node, now)
         case m.NodeProbed(_, _, report):
             return gpus.noted(replace(node, probe=replace(report, at=now)), now)
     return node
+
+
+def _task_missed(node: NodeBelief, now: float) -> NodeBelief:
+    """A task that may have gone over a connection that is silent by itself shows nothing."""
+    if silence.stale(node, node.proof_begun_at):
+        return replace(node, proof_begun_at=None)
+    since = now if node.proof_missed_at is None else node.proof_missed_at
+    return replace(node, proof_misses=node.proof_misses + 1, proof_missed_at=since, proof_begun_at=None)
 
 
 def _looked(node: NodeBelief, view: HostView, about: str | None, now: float) -> NodeBelief:
@@ -149,7 +151,7 @@ def _looked(node: NodeBelief, view: HostView, about: str | None, now: float) -> 
     if before is not None and same:
         since = before.since
     else:
-        since = _reached_since(node, now) if view.reached else view.at
+        since = silence.reached_since(node, now) if view.reached else view.at
     ours = node.incarnation.node_id if node.incarnation is not None else None
     if view.facts.greets and any(r.node_id == ours for r in view.raylets):
         node = replace(node, reached_at=view.at)
@@ -157,39 +159,11 @@ def _looked(node: NodeBelief, view: HostView, about: str | None, now: float) -> 
     return replace(node, host_view=replace(view, since=since), doubles=doubles)
 
 
-def _reached_since(node: NodeBelief, now: float) -> float:
-    """Since its answer only is a host known to be reached: the login may have waited for the end of a cut.
-
-    But one that answers as soon as it is suspected was not away, or not for long enough to matter.
-    """
-    first = node.heartbeat.first_missed_at
-    prompt = node.state is State.SUSPECT and now - node.since <= PROMPT_S
-    return first if first is not None and prompt and now - first <= CREDIT_S else now
-
-
 def _refused_by_ray(node: NodeBelief, node_id: str, now: float) -> NodeBelief:
     """The GCS did not take our word: it is said again later, should it still be true."""
     attempts = tuple(replace(a, told=False) if a.fence_node_id == node_id else a for a in node.attempts)
     told = None if node.told_id == node_id else node.told_id
     return replace(node, told_id=told, attempts=attempts, tell_after=now + TELL_AGAIN_S)
-
-
-def _missed(node: NodeBelief, how: Miss, detail: str, waited_s: float, now: float) -> NodeBelief:
-    """Silence began, as far as is known, when the first check was sent that got no answer."""
-    beat = node.heartbeat
-    asked_at = max(now - waited_s, beat.answered_at or 0.0)
-    if how is Miss.REFUSED and beat.last_miss in (Miss.UNREACHABLE, Miss.TIMED_OUT):
-        # The host is back, and says so: a login that still waits for it may wait for long.
-        node = replace(node, look_asked_at=None, look_begun_at=None, peer_asked_at=None)
-    missed = replace(
-        beat,
-        misses=beat.misses + 1,
-        first_missed_at=asked_at if beat.first_missed_at is None else beat.first_missed_at,
-        missed_at=now,
-        last_miss=how,
-        detail=detail,
-    )
-    return replace(node, heartbeat=missed)
 
 
 def _repair_ended(node: NodeBelief, event: m.RepairEnded, now: float) -> NodeBelief:

@@ -118,7 +118,10 @@ class Incarnation:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What the direct checks of one incarnation have shown so far."""
+    """What the direct checks of one incarnation have shown so far.
+
+    Until `stale_until` connections that are older than the last silence may still be silent, for TCP's sake.
+    """
 
     answered_at: float | None = None
     rtt_ms: float | None = None
@@ -128,6 +131,7 @@ class Heartbeat:
     last_miss: Miss | None = None
     detail: str = ""
     last_rtt_ms: float | None = None
+    stale_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

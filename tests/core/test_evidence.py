@@ -93,6 +93,18 @@ def test_the_newest_row_of_a_name_is_its_incarnation() -> None:
     assert known.node_id == "gpu1-c"
 
 
+def test_a_task_that_may_have_gone_over_an_old_connection_shows_nothing() -> None:
+    story = Story(prove_again_s=5.0)
+    story.pass_time(6, answered("gpu1"))  # a task is under way
+    story.see(timed_out("gpu1"), task_missed("gpu1"), after=1)
+    story.pass_time(39, timed_out("gpu1"))
+    story.see(answered("gpu1"), after=1)
+    story.pass_time(51, answered("gpu1"), task_missed("gpu1"))  # 1.25 times as long as it was silent
+    assert story.node("gpu1").proof_misses == 0
+    story.pass_time(10, answered("gpu1"), task_missed("gpu1"))
+    assert story.node("gpu1").proof_misses > 0
+
+
 def two_lives(*, newer_alive: bool) -> m.NodesListed:
     head, first = row("head"), row("gpu1")
     return m.NodesListed((head, first, row("gpu1", "b", alive=newer_alive)))
