@@ -134,7 +134,7 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
 
 def _task_missed(node: NodeBelief, now: float) -> NodeBelief:
     """A task that may have gone over a connection that is silent by itself shows nothing."""
-    if silence.stale(node, node.proof_begun_at):
+    if silence.stale(node, now if node.proof_begun_at is None else node.proof_begun_at):
         return replace(node, proof_begun_at=None)
     since = now if node.proof_missed_at is None else node.proof_missed_at
     return replace(node, proof_misses=node.proof_misses + 1, proof_missed_at=since, proof_begun_at=None)

@@ -27,10 +27,10 @@ def answered(node: NodeBelief, rtt_ms: float, last_ms: float | None, now: float)
     return replace(node, heartbeat=Heartbeat(now, rtt_ms, last_rtt_ms=last_ms, stale_until=until))
 
 
-def stale(node: NodeBelief, begun_at: float | None) -> bool:
+def stale(node: NodeBelief, begun_at: float) -> bool:
     """Whether what Ray began then with this node may have waited for a connection silent by itself."""
     until = node.heartbeat.stale_until
-    return bool(node.heartbeat.misses) or (until is not None and begun_at is not None and begun_at < until)
+    return bool(node.heartbeat.misses) or (until is not None and begun_at < until)
 
 
 def missed(node: NodeBelief, how: Miss, detail: str, waited_s: float, now: float) -> NodeBelief:

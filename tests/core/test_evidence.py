@@ -99,7 +99,7 @@ def test_a_task_that_may_have_gone_over_an_old_connection_shows_nothing() -> Non
     story.see(timed_out("gpu1"), task_missed("gpu1"), after=1)
     story.pass_time(39, timed_out("gpu1"))
     story.see(answered("gpu1"), after=1)
-    story.pass_time(51, answered("gpu1"), task_missed("gpu1"))  # 1.25 times as long as it was silent
+    story.pass_time(49, answered("gpu1"), task_missed("gpu1"))  # 1.25 times as long as it was silent
     assert story.node("gpu1").proof_misses == 0
     story.pass_time(10, answered("gpu1"), task_missed("gpu1"))
     assert story.node("gpu1").proof_misses > 0
