@@ -86,6 +86,7 @@ class Host:
 
     raylets: list[Process] = field(default_factory=list)
     cut_until: float = 0.0
+    busy_until: float = 0.0  # it runs no tasks
     stale: dict[str, float] = field(default_factory=dict)  # raylet: until then its old links are
     away_until: float = 0.0  # for the head only: peers reach it
     slow_until: float = 0.0
@@ -194,10 +195,15 @@ class SimulatedCluster:
         """
         for name in names:
             host = self.hosts[name]
-            host.cut_until = self.clock.now + seconds
-            host.stale.update({p.node_id: host.cut_until + min(seconds, 120.0) for p in host.raylets})
+            host.cut_until = self.clock.now + seconds * self.rng.uniform(0.97, 1.0)  # never all in one moment
+            until = host.cut_until + min(seconds, 120.0)
+            host.stale.update({p.node_id: max(until, host.stale.get(p.node_id, 0.0)) for p in host.raylets})
             if seconds >= self.policy.unreachable_s:
                 self._harmed.setdefault(name, ("cut off", self.clock.now))
+
+    def busy(self, name: str, seconds: float) -> None:
+        """No task begins there for a while: its raylet has other things to do."""
+        self.hosts[name].busy_until = self.clock.now + seconds
 
     def part(self, names: Iterable[str], seconds: float) -> None:
         """Break the way from the head to these hosts; peers still reach them."""
@@ -433,7 +439,8 @@ class SimulatedCluster:
     def _place(self, name: str, node_id: str, by: str) -> None:
         if not self._asks(by):
             return self._deliver_later(15.0, m.PeerFailed(name, by, "no answer in 15 s"))
-        ran = self._runs_tasks(name, node_id)
+        stale = any(until > self.clock.now for until in self.hosts[by].stale.values())
+        ran = self._runs_tasks(name, node_id) and not stale
         return self._deliver_later(self._delay(name) if ran else 10.0, m.PeerPlaced(name, node_id, by, ran))
 
     def _asks(self, by: str) -> bool:
@@ -443,7 +450,7 @@ class SimulatedCluster:
 
     def _runs_tasks(self, name: str, node_id: str) -> bool:
         host, p = self.hosts[name], self.hosts[name].process(node_id)
-        reached = self.clock.now >= max(host.cut_until, host.stale.get(node_id, 0.0))
+        reached = self.clock.now >= max(host.cut_until, host.busy_until, host.stale.get(node_id, 0.0))
         return reached and p is not None and not p.hung and bool(p.listed)
 
     def _prove(self) -> None:

@@ -125,7 +125,9 @@ async def disturb(contender: Contender, seen: Seen, worker: str, what: str, seco
     died = died or await _died(contender, node_id, SETTLE_S[what])
     await contender.back(worker, node_id if died else None)
     await contender.quiet(worker)
-    died = died or await contender.node_id(worker) != node_id
+    if not died and not await contender.alive(node_id):
+        died = True
+        await contender.back(worker, node_id)
     if died or all(check() for check in valid):
         seen.disturbed.append((what, seconds, died))
     else:

@@ -8,7 +8,7 @@ IV-A); from `SICK` on nothing outside is changed. Pure; called by `evidence`, `s
 from dataclasses import replace
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, NodeBelief, Observer, Policy, State
+from grid_agent.core.model import GONE, Belief, NodeBelief, Observer, Policy, State
 
 MOST = 8
 SICK = 4
@@ -106,6 +106,19 @@ def _unwatched(belief: Belief, gap_s: float, now: float) -> Belief:
     """What began before we stood still is no older for it; what was seen before proves nothing now."""
     late = [_later(n, gap_s, now) for n in belief.nodes.values() if n.state is not State.ALIVE]
     return replace(belief, nodes={**belief.nodes, **{n.name: n for n in late}})
+
+
+def released(belief: Belief, since: float, now: float) -> Belief:
+    """Return the belief after so many failed at once that it was held `since` then.
+
+    That time counts against nobody, for it may have been us. Only a process proven gone is so all the same.
+    """
+    doubted = [
+        replace(_later(n, now - since, now), failed_at=n.failed_at, verdict_stands=False)
+        for n in belief.nodes.values()
+        if n.state is State.SUSPECT or (n.state is State.DEAD and n.since >= since and n.cause not in GONE)
+    ]
+    return replace(belief, nodes={**belief.nodes, **{n.name: n for n in doubted}})
 
 
 def _later(node: NodeBelief, gap_s: float, now: float) -> NodeBelief:

@@ -116,12 +116,8 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
             return replace(
                 node, peer_view=PeerView(at, by, how, detail), peer_begun_at=None, peer_trouble=None
             )
-        case m.PeerPlaced(_, _, by, ran, detail):
-            # Who runs a task lives, whatever a peer found before; if it died since, the next one finds that.
-            node = replace(node, peer_view=None) if ran else node
-            return replace(
-                node, peer_task=PeerTask(now, by, ran, detail), peer_begun_at=None, peer_trouble=None
-            )
+        case m.PeerPlaced():
+            return _peer_placed(node, event, now)
         case m.TaskRan(_, node_id):
             proven = replace(node, proven_id=node_id, proof_misses=0, proof_missed_at=None)
             return replace(proven, proof_begun_at=None, peer_task=None)
@@ -132,9 +128,19 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
     return node
 
 
+def _peer_placed(node: NodeBelief, event: m.PeerPlaced, now: float) -> NodeBelief:
+    """Who runs a task lives, whatever a peer found before; if it died since, the next one finds that."""
+    begun_at = node.peer_begun_at or now
+    node = replace(node, peer_begun_at=None, peer_trouble=None)
+    if not event.ran and silence.stale(node, begun_at, now):
+        return node
+    view = None if event.ran else node.peer_view
+    return replace(node, peer_view=view, peer_task=PeerTask(now, event.by, event.ran, event.detail))
+
+
 def _task_missed(node: NodeBelief, now: float) -> NodeBelief:
     """A task that may have gone over a connection that is silent by itself shows nothing."""
-    if silence.stale(node, now if node.proof_begun_at is None else node.proof_begun_at):
+    if silence.stale(node, node.proof_begun_at or now, now):
         return replace(node, proof_begun_at=None)
     since = now if node.proof_missed_at is None else node.proof_missed_at
     return replace(node, proof_misses=node.proof_misses + 1, proof_missed_at=since, proof_begun_at=None)
@@ -203,8 +209,8 @@ def _life(node: NodeBelief, rows: Sequence[m.NodeRow]) -> m.NodeRow | None:
     if newest.alive or len(rows) == 1:
         return newest
     shown = {r.node_id for r in node.host_view.raylets} if node.host_view is not None else set()
-    known = node.incarnation.node_id if node.incarnation is not None else ""
-    taken_up = known if node.former_id == newest.node_id else ""
+    known = node.incarnation.node_id if node.incarnation is not None else node.stopped_id
+    taken_up = known if node.former_id == newest.node_id else None
     older = [r for r in rows if (r.alive and r.node_id in shown) or r.node_id == taken_up]
     return max(older, key=_age, default=newest)
 

@@ -8,6 +8,7 @@ that it lists as ALIVE is no fact at all. Pure; read by `verdict`, `guard` and `
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from grid_agent.core import silence
 from grid_agent.core.model import HostFacts, HostView, Miss, NodeBelief, PeerView, Raylet, State
 
 FULL = 1.0
@@ -128,7 +129,8 @@ def _of_the_peer(node: NodeBelief) -> Iterator[Fact]:
         yield Fact("peer", view.at, FULL, f"check by {view.by} {view.how}{detail}")
     elif node.peer_trouble is not None:
         yield Fact("peer", None, NONE, "{} could not be asked: {}".format(*node.peer_trouble))
-    if task is not None and node.proof_missed_at is not None and task.at >= node.proof_missed_at:
+    since = silence.tried_since(node)
+    if task is not None and since is not None and task.at >= since:
         if task.ran:
             yield Fact("peer task", task.at, NONE, f"a no-op placed by {task.by} has run there")
         else:

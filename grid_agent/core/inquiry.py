@@ -5,7 +5,7 @@ It asks for facts and changes nothing outside. Called by `step` for every node, 
 
 from dataclasses import replace
 
-from grid_agent.core import evidence, facts, placement, resume
+from grid_agent.core import evidence, facts, placement, resume, silence
 from grid_agent.core import messages as m
 from grid_agent.core.model import GONE, Belief, Cause, Incarnation, NodeBelief, Policy, State
 
@@ -25,7 +25,7 @@ def ask(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> tuple[B
         node = replace(node, look_asked_at=now, look_begun_at=now)
         orders.append(_look(node, placement.looker(belief, node), now))
     if known is not None and _should_ask_peer(node, now, policy):
-        by = placement.witness(belief, node)
+        by = placement.witness(belief, node, for_task=not node.heartbeat.misses)
         if by is not None:
             node = replace(node, peer_asked_at=now, peer_begun_at=now)
             orders.append(_question(node, known, by))
@@ -110,9 +110,11 @@ def _should_prove(belief: Belief, node: NodeBelief, now: float, policy: Policy) 
     if node.role == "head":
         return False  # it could not be repaired from here, and every proof may cost it a worker process
     spent_at = belief.proofs_spent_at
-    affordable = spent_at is None or now - spent_at >= APART_S
+    if (spent_at is not None and now - spent_at < APART_S) or silence.stale(node, now, now):
+        return False
     asked_at = node.since if node.proof_asked_at is None else node.proof_asked_at
-    return affordable and _due(asked_at, node.proof_begun_at, policy.prove_again_s, now)
+    waited = asked_at < (node.heartbeat.stale_until or 0.0)  # for the end of a time in which it shows nothing
+    return _due(None if waited else asked_at, node.proof_begun_at, policy.prove_again_s, now)
 
 
 def _spend(belief: Belief, now: float) -> Belief:

@@ -120,6 +120,7 @@ class Incarnation:
 class Heartbeat:
     """What the direct checks of one incarnation have shown so far.
 
+    `first_missed_at` is held against the node, and moves on while we did not watch; `silent_since` does not.
     Until `stale_until` connections that are older than the last silence may still be silent, for TCP's sake.
     """
 
@@ -127,6 +128,7 @@ class Heartbeat:
     rtt_ms: float | None = None
     misses: int = 0
     first_missed_at: float | None = None
+    silent_since: float | None = None
     missed_at: float | None = None
     last_miss: Miss | None = None
     detail: str = ""

@@ -3,6 +3,7 @@
 Never the sick node itself. Pure; called by `step` and `guard`.
 """
 
+from grid_agent.core import silence
 from grid_agent.core.model import Belief, NodeBelief, State
 
 
@@ -29,13 +30,18 @@ def looker(belief: Belief, sick: NodeBelief) -> str:
     return turns[(turns.index(last) + 1) % len(turns)]
 
 
-def witness(belief: Belief, sick: NodeBelief) -> str | None:
-    """Return the worker that shall check `sick` next, or None: live, beyond doubt itself, each in turn."""
+def witness(belief: Belief, sick: NodeBelief, *, for_task: bool = False) -> str | None:
+    """Return the worker that shall check `sick` next, or None: live, beyond doubt itself, each in turn.
+
+    A task for `sick` is placed by none whose own connections may be silent after a cut.
+    """
     able = [
         n
         for n in _live(belief, sick)
         if n.role == "worker" and n.incarnation is not None and not n.heartbeat.misses and not n.proof_misses
     ]
+    if for_task:
+        able = [n for n in able if not silence.stale(n, belief.stepped_at, belief.stepped_at)]
     names = [n.name for n in sorted(able, key=lambda n: -len(n.labels.items() & sick.labels.items()))]
     view, task, trouble = sick.peer_view, sick.peer_task, sick.peer_trouble
     last = trouble[0] if trouble is not None else view.by if view is not None else task.by if task else None

@@ -9,7 +9,8 @@ from grid_agent.core.model import Heartbeat, Miss, NodeBelief, State
 
 PROMPT_S = 2.0  # after it was suspected
 CREDIT_S = 10.0  # of silence before that, at most
-LEAST_S = 1.25  # times as long as the silence: TCP's doubled waits, and the making of a new connection
+SHORT_S = 4.0  # of silence: no task misses its deadline of 10 s for so little
+LONGER = 1.25  # times as long as the silence: TCP's doubled waits, and the making of a new connection
 MOST_S = 120.0  # grpc_client_keepalive_timeout_ms of Ray, which gRPC sets as TCP_USER_TIMEOUT, too
 
 
@@ -19,18 +20,29 @@ def answered(node: NodeBelief, rtt_ms: float, last_ms: float | None, now: float)
     That is noticed on a new connection. Ray keeps its old ones, on which TCP sends again only after waits
     that double (RFC 6298): about as long as the silence was, until Ray gives them up after `MOST_S`.
     """
-    beat = node.heartbeat
-    until = beat.stale_until
-    if beat.first_missed_at is not None:
-        waits_s = min(LEAST_S * (now - beat.first_missed_at), MOST_S)
+    until = node.heartbeat.stale_until
+    if _long(node, now) and node.heartbeat.silent_since is not None:
+        waits_s = min(LONGER * (now - node.heartbeat.silent_since), MOST_S)
         until = max(until or now, now + waits_s)
     return replace(node, heartbeat=Heartbeat(now, rtt_ms, last_rtt_ms=last_ms, stale_until=until))
 
 
-def stale(node: NodeBelief, begun_at: float) -> bool:
+def stale(node: NodeBelief, begun_at: float, now: float) -> bool:
     """Whether what Ray began then with this node may have waited for a connection silent by itself."""
     until = node.heartbeat.stale_until
-    return bool(node.heartbeat.misses) or (until is not None and begun_at < until)
+    return _long(node, now) or (until is not None and begun_at < until)
+
+
+def tried_since(node: NodeBelief) -> float | None:
+    """Since when tasks that do not run are held against the node; None: none was missed."""
+    if node.proof_missed_at is None:
+        return None
+    return max(node.proof_missed_at, node.heartbeat.stale_until or 0.0)
+
+
+def _long(node: NodeBelief, now: float) -> bool:
+    since = node.heartbeat.silent_since
+    return since is not None and now - since >= SHORT_S
 
 
 def missed(node: NodeBelief, how: Miss, detail: str, waited_s: float, now: float) -> NodeBelief:
@@ -44,6 +56,7 @@ def missed(node: NodeBelief, how: Miss, detail: str, waited_s: float, now: float
         beat,
         misses=beat.misses + 1,
         first_missed_at=asked_at if beat.first_missed_at is None else beat.first_missed_at,
+        silent_since=asked_at if beat.silent_since is None else beat.silent_since,
         missed_at=now,
         last_miss=how,
         detail=detail,

@@ -197,7 +197,7 @@ def _hold(belief: Belief, now: float, policy: Policy) -> Belief:
         belief = replace(belief, holding_since=now)
         return incidents.merge(belief, guard.failing(belief, now, policy), now, "holding: many nodes at once")
     if not mass and belief.holding_since is not None:
-        return replace(belief, holding_since=None)
+        return replace(awareness.released(belief, belief.holding_since, now), holding_since=None)
     return belief
 
 

@@ -8,7 +8,7 @@ agree. It never changes anything and knows nothing of guards or repairs. Called 
 from dataclasses import dataclass
 from enum import Enum
 
-from grid_agent.core import facts
+from grid_agent.core import facts, silence
 from grid_agent.core.model import (
     NO_FACTS,
     Cause,
@@ -226,7 +226,8 @@ def _cannot_run_tasks(case: Case) -> Verdict | None:
     node = case.node
     if node.heartbeat.misses or node.proof_misses < case.policy.suspect_misses:
         return None
-    tried_s = 0.0 if node.proof_missed_at is None else case.now - node.proof_missed_at
+    since = silence.tried_since(node)
+    tried_s = 0.0 if since is None else case.now - since
     late = tried_s >= case.policy.join_s * case.patience
     given_up = node.state is State.DEAD and node.cause is Cause.CANNOT_RUN_TASKS
     return case.given_up(Cause.CANNOT_RUN_TASKS, when=late or given_up)

@@ -6,7 +6,7 @@ Called before a cluster is started, and by the agent, which uses what the system
 import logging
 import resource
 
-PER_NODE = 3  # its held channel, a connect beside it, and an SSH session or a task's pipe
+PER_NODE = 3  # its held channel, a new one beside it, and an SSH session or a task's pipe
 OWN = 512  # Ray's worker, the HTTP server, logs
 log = logging.getLogger("grid_agent")
 

@@ -25,7 +25,8 @@ CONNECT_S = 0.5
 # Of so many round trips the shortest is reported, beside the newest. A longer one now and then is this
 # machine's own waiting for a CPU (an idle process beside the agent sees the same), not the way to the node.
 RTTS = 5
-SPARED = 10  # a stopped raylet's port accepts what it will never answer: no reason to fill its queue
+TRY_S = 3.0  # for the first answer on a new channel, which takes four round trips
+SPARED = 10  # checks at most: a stopped raylet's port accepts what it will never answer, until it is full
 AGAIN_S = (0.0, 0.005, 0.02, 0.1)
 OPTIONS = (
     ("grpc.enable_http_proxy", 0),
@@ -60,7 +61,9 @@ class HeldChannel:
         self.missed = False
         self.silent = False
         self.closed = False
-        self._spared = 0  # checks without a new connection beside them, once one was accepted
+        self._accepted = 0  # new channels, in this silence, on which no answer came
+        self._spared = 0  # checks until the next one is tried
+        self._trying: asyncio.Task[m.Event | None] | None = None
         self._again: asyncio.Task[None] | None = None
         self._rtts_ms: deque[float] = deque(maxlen=RTTS)
         self._name = name
@@ -72,47 +75,66 @@ class HeldChannel:
         self._watch = asyncio.create_task(self._watched(channel.grpc), name=f"hold {self._name}")
 
     async def check(self, deadline_s: float) -> m.Event:
-        """One health check. Any failure is looked at by a TCP connect of its own."""
-        self._spared = max(0, self._spared - 1) if self.silent else 0
-        anew = self.silent and not self._spared
-        event = await (self._check_anew(deadline_s) if anew else self._check(self._held, deadline_s))
+        """One health check. Any failure is looked at by a TCP connect of its own.
+
+        Beside a silent channel a new one is tried, which a host that is back refuses or answers at once. On
+        the old one TCP sends again only after waits that double (RFC 6298): 40 s after a cut of a minute.
+        """
+        self._accepted, self._spared = (self._accepted, self._spared - 1) if self.silent else (0, 0)
+        if self._trying is not None or (self.silent and self._spared <= 0):
+            event = await self._check_and_try(deadline_s)
+        else:
+            event = await self._check(self._held, deadline_s)
         self.missed = isinstance(event, m.HeartbeatMissed)
         return event
 
-    async def _check_anew(self, deadline_s: float) -> m.Event:
-        """The same with a new connection beside it, which a host that is back refuses or answers at once.
-
-        On the old one TCP sends again only after waits that double (RFC 6298): 40 s after a cut of 60 s.
-        """
+    async def _check_and_try(self, deadline_s: float) -> m.Event:
+        """What comes first. A try that takes longer than the check goes on, and what it finds is news."""
         old = asyncio.ensure_future(self._check(self._held, deadline_s))
-        new = asyncio.ensure_future(self._try_new(deadline_s))
+        if self._trying is None:
+            self._trying = asyncio.create_task(self._try_new(), name=f"try {self._name} anew")
+            self._trying.add_done_callback(self._tried)
+        new = self._trying
+        new.remove_done_callback(self._tell)
         try:
             await asyncio.wait({old, new}, return_when=asyncio.FIRST_COMPLETED)
             if new.done() and (event := new.result()) is not None:
                 return event
-            return await old
+            event = await old
         finally:
             old.cancel()
-            new.cancel()
+        if not new.done():
+            new.add_done_callback(self._tell)
+        return event
 
-    async def _try_new(self, deadline_s: float) -> m.Event | None:
-        """What a new connection shows at once; if it answers, it is the held one from now on."""
-        seen = await connect(self.to.address, self.to.port, min(deadline_s, CONNECT_S))
+    def _tried(self, _new: "asyncio.Task[m.Event | None]") -> None:
+        self._trying = None
+
+    def _tell(self, new: "asyncio.Task[m.Event | None]") -> None:
+        if not new.cancelled() and (event := new.result()) is not None:
+            self._feed(event)
+
+    async def _try_new(self) -> m.Event | None:
+        """What a new channel shows; one that answers is the held one from now on."""
+        seen = await connect(self.to.address, self.to.port, CONNECT_S)
         if seen.miss is not None:
             return self._missed(seen.miss, seen.detail) if seen.miss is Miss.REFUSED else None
-        self._spared = SPARED
-        held, new = self._held, _Channel(self.to)
+        self._accepted += 1
+        self._spared = min(2**self._accepted, SPARED)
+        new, event = _Channel(self.to), None
         try:
-            event = await self._check(new, deadline_s)
-            if not isinstance(event, m.HeartbeatAnswered):
-                return None
-            if not self.closed and self._held is held:
-                self._watch.cancel()
-                self._hold(new)
-                new = held
-            return event
+            event = await self._check(new, TRY_S)
         finally:
-            new.close()
+            if not isinstance(event, m.HeartbeatAnswered):
+                new.close()
+        if not isinstance(event, m.HeartbeatAnswered):
+            return None
+        self._watch.cancel()
+        self._held.close()
+        self._hold(new)
+        self.silent, self.missed = False, False
+        self._spared = self._accepted = 0
+        return event
 
     async def _check(self, channel: _Channel, deadline_s: float) -> m.Event:
         begun = time.perf_counter()
@@ -142,8 +164,9 @@ class HeldChannel:
         """Stop watching; the channel is closed in the background."""
         self.closed = True
         self._watch.cancel()
-        if self._again is not None:
-            self._again.cancel()
+        for task in (self._again, self._trying):
+            if task is not None:
+                task.cancel()
         self._held.close()
 
     async def _watched(self, channel: grpc.aio.Channel) -> None:

@@ -15,6 +15,7 @@ from tests.core.situations import (
     pid_there,
     refused,
     repair_failed,
+    repaired,
     row,
     task_missed,
     task_ran,
@@ -93,18 +94,6 @@ def test_the_newest_row_of_a_name_is_its_incarnation() -> None:
     assert known.node_id == "gpu1-c"
 
 
-def test_a_task_that_may_have_gone_over_an_old_connection_shows_nothing() -> None:
-    story = Story(prove_again_s=5.0)
-    story.pass_time(6, answered("gpu1"))  # a task is under way
-    story.see(timed_out("gpu1"), task_missed("gpu1"), after=1)
-    story.pass_time(39, timed_out("gpu1"))
-    story.see(answered("gpu1"), after=1)
-    story.pass_time(49, answered("gpu1"), task_missed("gpu1"))  # 1.25 times as long as it was silent
-    assert story.node("gpu1").proof_misses == 0
-    story.pass_time(10, answered("gpu1"), task_missed("gpu1"))
-    assert story.node("gpu1").proof_misses > 0
-
-
 def two_lives(*, newer_alive: bool) -> m.NodesListed:
     head, first = row("head"), row("gpu1")
     return m.NodesListed((head, first, row("gpu1", "b", alive=newer_alive)))
@@ -116,8 +105,8 @@ def test_the_older_of_two_lives_is_taken_up_when_the_newer_has_ended() -> None:
     assert current(story) == "gpu1-b"
     story.see(refused("gpu1", "b"), pid_there("gpu1"), after=1)  # its host shows the older one only
     assert story.node("gpu1").state is State.REPAIRING
-    story.see(repair_failed("gpu1"), two_lives(newer_alive=False), after=1)  # a raylet runs there already
-    assert (current(story), story.node("gpu1").state) == ("gpu1-a", State.DEAD)
+    story.see(repaired("gpu1"), two_lives(newer_alive=False), after=1)  # a raylet runs there already
+    assert (current(story), story.node("gpu1").state) == ("gpu1-a", State.REPAIRING)
     story.see(answered("gpu1"), task_ran("gpu1"), after=1)
     story.see(two_lives(newer_alive=False), after=1)
     assert (current(story), story.node("gpu1").state) == ("gpu1-a", State.ALIVE)

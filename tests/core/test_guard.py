@@ -19,6 +19,7 @@ from tests.core.situations import (
     repair_failed,
     repaired,
     row,
+    task_ran,
     timed_out,
     unreachable,
 )
@@ -320,6 +321,22 @@ def test_a_death_leaves_the_count_after_the_window_and_a_host_out_of_reach_does_
     story.see(no_process("gpu1"), not_reached("gpu2"), unreachable("gpu2"), after=0.1)
     story.now += story.policy.mass_window_s
     assert guard.failing(story.belief, story.now, story.policy) == ("gpu2",)
+
+
+def test_the_time_in_which_many_failed_counts_against_nobody() -> None:
+    story = Story(2, unreachable_s=30.0)
+    lost = [(unreachable(n), not_reached(n)) for n in ("gpu1", "gpu2")]
+    story.pass_time(100, *lost[0], *lost[1])
+    assert story.belief.holding_since is not None
+    back = (answered("gpu1"), task_ran("gpu1"))
+    story.see(*back, *lost[1], after=1)  # the first one is back; now the other one fails alone
+    assert story.belief.holding_since is None
+    cut_off = (*lost[1], peer_says("gpu2", Miss.UNREACHABLE, by="gpu1"))
+    story.pass_time(20, *back, *cut_off)
+    assert story.given(m.TellRay) == story.given(m.RestartWorker) == []
+    assert not story.node("gpu2").verdict_stands
+    story.pass_time(20, *back, *cut_off)
+    assert [o.node for o in story.given(m.TellRay)] == ["gpu2"]
 
 
 def test_the_head_and_healthy_nodes_do_not_count() -> None:

@@ -52,6 +52,7 @@ def harm(cluster: SimulatedCluster) -> None:
             partial(cluster.hang, name),
             partial(cluster.hang, name, dice.uniform(1, 80)),
             partial(cluster.slow, name, dice.uniform(1, 60)),
+            partial(cluster.busy, name, dice.uniform(1, 50)),
             partial(cluster.cut, [name], dice.uniform(1, 400)),
             partial(cluster.cut, cluster.workers, dice.uniform(1, 400)),
             partial(cluster.part, [name], dice.uniform(1, 200)),
@@ -70,6 +71,7 @@ def disturb(cluster: SimulatedCluster) -> str:
     kinds = {
         "raylet paused": partial(cluster.hang, name, dice.uniform(2, 60)),
         "node slow": partial(cluster.slow, name, dice.uniform(2, 60)),
+        "node busy": partial(cluster.busy, name, dice.uniform(5, 50)),
         "link loses 30 %": partial(cluster.lossy, name, 60, 0.3),
         "answers late by 0.2-1.5 s": partial(cluster.delayed, name, 60),
         "link cut": partial(cluster.cut, [name], dice.uniform(2, 60)),

@@ -75,6 +75,17 @@ def test_slow_nodes_and_lost_heartbeats_restart_nobody(seed: int) -> None:
     assert {cluster.state(n) for n in cluster.hosts} == {State.ALIVE}
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_all_workers_cut_off_come_back_one_after_the_other_and_nobody_is_restarted(seed: int) -> None:
+    cluster = SimulatedCluster(seed, 2 + seed % 5)
+    cluster.run(30)
+    cluster.cut(cluster.workers, cluster.rng.uniform(10, 150))
+    cluster.run(600)
+    check(cluster, seed)
+    acted = [o for _, o in cluster.log if isinstance(o, m.RestartWorker | m.TellRay)]
+    assert acted == [], f"seed {seed}"
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_only_disturbs_harms_nobody(seed: int) -> None:
     benign(seed, 6, 50, every_s=5.0)
