@@ -31,9 +31,12 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from config.settings import Agent as AgentSettings
 from grid_agent.compose import steady_clock
 from grid_agent.core import messages as m
-from grid_agent.core import model, report
-from grid_agent.core.model import Incident, NodeBelief, Policy, State
+from grid_agent.core import report, seen
+from grid_agent.core.incident_model import Incident
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.policy import Policy
 from grid_agent.core.step import begin
+from grid_agent.core.terms import State
 from grid_agent.edges import file_limit
 from grid_agent.edges.gcs import Gcs
 from grid_agent.edges.heartbeat import Heartbeats
@@ -82,7 +85,7 @@ class World:
         """Whether the process of this raylet is there."""
         r = self._raylets[order.node]
         alive = await asyncio.to_thread(_runs, r.pid)
-        found = (model.Raylet(r.pid, r.node_id),) if alive else ()
+        found = (seen.Raylet(r.pid, r.node_id),) if alive else ()
         return m.HostLooked(order.node, by.name, found, asked_about=order.node_id)
 
     async def check(self, order: m.AskPeer, by: NodeBelief) -> m.PeerChecked:

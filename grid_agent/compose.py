@@ -24,8 +24,9 @@ from config.settings import Settings
 from grid_agent import metrics, repair_plan
 from grid_agent.core import messages as m
 from grid_agent.core import people, report
-from grid_agent.core.model import NodeBelief, State
+from grid_agent.core.model import NodeBelief
 from grid_agent.core.step import begin
+from grid_agent.core.terms import State
 from grid_agent.edges import file_limit
 from grid_agent.edges.gate import Gate, Word
 from grid_agent.edges.gcs import Gcs

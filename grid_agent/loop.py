@@ -15,9 +15,11 @@ from typing import Any
 from grid_agent import failpoints, ports
 from grid_agent.core import gpu_policy, redact, report
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Cause, Policy, State
+from grid_agent.core.model import Belief
+from grid_agent.core.policy import Policy
 from grid_agent.core.rest import at_rest
 from grid_agent.core.step import step
+from grid_agent.core.terms import Cause, State
 
 TICK_S = 0.5
 SUSPECTED_S = 0.1  # between two steps while the time of a suspect may be up
@@ -68,6 +70,7 @@ class Loop:
         self._ticked_at: float | None = None
         self._listed_at = 0.0
         self._said: list[tuple[State, Cause | None]] = []
+        self._stopped: frozenset[str] | None = None
 
     # --- events ---
 
@@ -121,11 +124,12 @@ class Loop:
     async def _step(self, events: Sequence[m.Event]) -> None:
         # What people said is read at every step, so that nothing is restarted that was stopped just now.
         before, now = self.belief, self.clock()
-        heard = (*self._stalled(now), *events, m.PeopleStopped(self._edges.people.stopped()))
+        heard = (*self._stalled(now), *events, *self._stopped_now())
         self.belief, orders = step(before, heard, now, self.policy)
         if any(isinstance(event, m.NodesListed) for event in events):
             self._edges.heartbeats.follow(self.belief.nodes.values())
-        self._edges.probes.let_go(n.name for n in self.belief.nodes.values() if n.state is State.CORDONED)
+        busy = map(self.belief.nodes.__getitem__, self.belief.busy)
+        self._edges.probes.let_go(n.name for n in busy if n.state is State.CORDONED)
         if orders:
             failpoints.reach("decided")
         # An order starts when it is on the disk: whoever comes after us must know what we have begun.
@@ -136,7 +140,16 @@ class Loop:
             failpoints.reach("recorded")
         for order in orders:
             self._start(order)
-        self._say()
+        if not self._said or before.busy or self.belief.busy:  # else all are well, as they were
+            self._say()
+
+    def _stopped_now(self) -> tuple[m.Event, ...]:
+        """Whom people stopped, when that has changed."""
+        stopped = self._edges.people.stopped()
+        if stopped == self._stopped:
+            return ()
+        self._stopped = stopped
+        return (m.PeopleStopped(stopped),)
 
     def _stalled(self, now: float) -> tuple[m.Event, ...]:
         """That we stood still must be known before what arrived meanwhile is judged."""

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from grid_agent.core import incidents
-from grid_agent.core.model import Belief, Refusal, State
+from grid_agent.core.model import Belief
+from grid_agent.core.terms import Refusal, State
 
 
 def text(belief: Belief, now: float) -> bytes:

@@ -1,6 +1,6 @@
 """Where incidents are shown, beside one another. Called by `compose`."""
 
-from grid_agent.core.model import Incident
+from grid_agent.core.incident_model import Incident
 from grid_agent.edges.head_news import HeadNews
 from grid_agent.edges.outbox import Outbox
 from grid_agent.ports import Notifier

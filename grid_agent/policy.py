@@ -4,7 +4,8 @@ from typing import Any
 
 from config.settings import Settings
 from grid_agent import repair_plan
-from grid_agent.core.model import GpuAction, Policy
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import GpuAction
 
 UNHEARD_S = 30.0  # beyond a repair's own limit: for a look at the host when its answer did not come
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Incident, NodeBelief
+from grid_agent.core.incident_model import Incident
+from grid_agent.core.model import Belief, NodeBelief
 
 
 class Clock(Protocol):

@@ -12,7 +12,9 @@ from config.settings import Node, Settings
 from grid_agent.core import messages as m
 from grid_agent.core import raystart, startrequest
 from grid_agent.core.gpu_model import GpuBelief
-from grid_agent.core.model import Belief, NodeBelief, ProbeReport, Rung
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.seen import ProbeReport
+from grid_agent.core.terms import Rung
 from grid_agent.edges.hosts import LOGIN_S
 from grid_agent.edges.transports import start_program, versions_here
 

@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, LiveWork, Miss, NodeBelief, Policy, Raylet, State
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import LiveWork, Raylet
 from grid_agent.core.step import begin, step
+from grid_agent.core.terms import Miss, State
 
 TURN = 100  # checks in one round, as the heartbeats make in a large cluster
 RAY_NOTICES_S = 155.0  # Ray's own tolerant check, the backstop

@@ -9,7 +9,7 @@ import pytest
 from config import loader
 from grid_agent.compose import Agent, steady_clock
 from grid_agent.core import messages as m
-from grid_agent.core.model import Cause
+from grid_agent.core.terms import Cause
 from grid_agent.log_file import PrivateFileHandler
 from tests.core.situations import Story
 from tests.support.cluster import free_port, until_true

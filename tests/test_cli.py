@@ -10,19 +10,10 @@ import pytest
 
 from config import loader
 from grid_agent.core import report
-from grid_agent.core.model import (
-    Attempt,
-    Belief,
-    Cause,
-    Incident,
-    NodeBelief,
-    Observer,
-    Phase,
-    Policy,
-    Refusal,
-    State,
-    Step,
-)
+from grid_agent.core.incident_model import Incident, Phase, Step
+from grid_agent.core.model import Attempt, Belief, NodeBelief, Observer
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import Cause, Refusal, State
 from tests.support.cluster import BIN, exports, free_port
 from tests.support.web import answering
 

@@ -7,8 +7,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Incident, LiveWork, Miss, NodeBelief, Phase, Policy, State
+from grid_agent.core.incident_model import Incident, Phase
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import LiveWork
 from grid_agent.core.step import begin
+from grid_agent.core.terms import Miss, State
 from grid_agent.loop import Edges, Loop
 from grid_agent.testing import MemoryJournal
 from tests.support.cluster import until_true

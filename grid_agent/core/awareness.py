@@ -8,7 +8,9 @@ IV-A); from `SICK` on nothing outside is changed. Pure; called by `evidence`, `s
 from dataclasses import replace
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import GONE, Belief, NodeBelief, Observer, Policy, State
+from grid_agent.core.model import Belief, NodeBelief, Observer
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import GONE, State
 
 MOST = 8
 SICK = 4

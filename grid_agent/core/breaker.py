@@ -9,7 +9,9 @@ Pure; called by `repair` and `step`.
 from dataclasses import replace
 
 from grid_agent.core import evidence, incidents
-from grid_agent.core.model import Belief, Breaker, NodeBelief, Policy, State, Word
+from grid_agent.core.model import Belief, Breaker, NodeBelief, Word
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import State
 
 HELPED_S = 30.0
 

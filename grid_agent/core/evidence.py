@@ -6,21 +6,13 @@ Called by `step` only.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from grid_agent.core import awareness, gpus, silence
 from grid_agent.core import messages as m
-from grid_agent.core.model import (
-    Belief,
-    Heartbeat,
-    HostView,
-    Incarnation,
-    NodeBelief,
-    Observer,
-    PeerTask,
-    PeerView,
-)
+from grid_agent.core.model import Belief, NodeBelief, Observer
+from grid_agent.core.seen import Heartbeat, HostView, Incarnation, PeerTask, PeerView
 
 TELL_AGAIN_S = 5.0
 
@@ -191,27 +183,30 @@ def _repair_ended(node: NodeBelief, event: m.RepairEnded, now: float) -> NodeBel
 
 def _listed(belief: Belief, rows: Iterable[m.NodeRow], now: float) -> Belief:
     rows = tuple(rows)
-    named: dict[str, list[m.NodeRow]] = {}
+    newest: dict[str, m.NodeRow] = {}
+    several: dict[str, list[m.NodeRow]] = {}
     for row in rows:
-        named.setdefault(row.name, []).append(row)
-    listed = [_row(node, _life(node, named.get(name, ())), now) for name, node in belief.nodes.items()]
-    belief = put_all(belief, listed)
+        best = newest.setdefault(row.name, row)
+        if best is not row:
+            several.setdefault(row.name, [best]).append(row)
+            newest[row.name] = max(best, row, key=_age)
+    for name, lives in several.items():
+        if name in belief.nodes:
+            newest[name] = _life(belief.nodes[name], newest[name], lives)
+    belief = put_all(belief, [_row(node, newest.get(name), now) for name, node in belief.nodes.items()])
     belief = put_all(belief, _doubled(belief.nodes, rows))
     observer = replace(belief.observer, gcs_answered_at=now, gcs_silent_since=None)
     return replace(belief, observer=observer)
 
 
-def _life(node: NodeBelief, rows: Sequence[m.NodeRow]) -> m.NodeRow | None:
+def _life(node: NodeBelief, newest: m.NodeRow, lives: Iterable[m.NodeRow]) -> m.NodeRow:
     """The newest life of a name; if that has ended, an older one that its host shows, or was taken up so."""
-    if not rows:
-        return None
-    newest = max(rows, key=_age)
-    if newest.alive or len(rows) == 1:
+    if newest.alive:
         return newest
     shown = {r.node_id for r in node.host_view.raylets} if node.host_view is not None else set()
     known = node.incarnation.node_id if node.incarnation is not None else node.stopped_id
     taken_up = known if node.former_id == newest.node_id else None
-    older = [r for r in rows if (r.alive and r.node_id in shown) or r.node_id == taken_up]
+    older = [r for r in lives if (r.alive and r.node_id in shown) or r.node_id == taken_up]
     return max(older, key=_age, default=newest)
 
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from grid_agent.core import silence
-from grid_agent.core.model import HostFacts, HostView, Miss, NodeBelief, PeerView, Raylet, State
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.seen import HostFacts, HostView, PeerView, Raylet
+from grid_agent.core.terms import Miss, State
 
 FULL = 1.0
 HALF = 0.5

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 
 from grid_agent.core import guard
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Cause, Policy, State
+from grid_agent.core.model import Belief
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import Cause, State
 
 
 def bury(belief: Belief, events: Iterable[m.Event], now: float, policy: Policy) -> list[m.TellRay]:

@@ -8,7 +8,10 @@ from dataclasses import replace
 
 from grid_agent.core import evidence
 from grid_agent.core.gpu_model import Finding, Found, Reading
-from grid_agent.core.model import Belief, Cause, GpuAction, Incident, NodeBelief, Phase, Policy, Step
+from grid_agent.core.incident_model import Incident, Phase, Step
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import Cause, GpuAction
 
 INVENTORY = frozenset(
     {

@@ -13,7 +13,10 @@ from grid_agent.core import evidence, gpu_incidents, guard
 from grid_agent.core import messages as m
 from grid_agent.core.gpu_incidents import action
 from grid_agent.core.gpu_model import Found, GpuBelief, Reading
-from grid_agent.core.model import Belief, Cause, GpuAction, NodeBelief, Phase, Policy, Refusal, State, Word
+from grid_agent.core.incident_model import Phase
+from grid_agent.core.model import Belief, NodeBelief, Word
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import Cause, GpuAction, Refusal, State
 
 BY = "grid-agent (gpu.policy)"
 AGAIN_S = 30.0  # after Ray refused a drain

@@ -8,18 +8,10 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from grid_agent.core import awareness, facts, ladder, placement, planned
-from grid_agent.core.model import (
-    GONE,
-    Belief,
-    Cause,
-    LiveWork,
-    NodeBelief,
-    Policy,
-    Refusal,
-    Rung,
-    State,
-    Word,
-)
+from grid_agent.core.model import Belief, NodeBelief, Word
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import LiveWork
+from grid_agent.core.terms import GONE, Cause, Refusal, Rung, State
 
 WITNESSES = 2
 # These hand the node to a person.

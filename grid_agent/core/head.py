@@ -11,7 +11,9 @@ from uuid import NAMESPACE_URL, uuid5
 
 from grid_agent.core import evidence
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Cause, Incident, Outage, Phase, State, Step
+from grid_agent.core.incident_model import Incident, Outage, Phase, Step
+from grid_agent.core.model import Belief
+from grid_agent.core.terms import Cause, State
 
 NEW_ID = "the cluster has a new id, which no old raylet can talk to: each worker has to be started again"
 OLD_S = 120.0  # an outage that was over for so long before this agent heard of it has been told by another

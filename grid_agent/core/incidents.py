@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from grid_agent.core import evidence, names
-from grid_agent.core.model import NOT_OURS, Belief, Cause, Incident, NodeBelief, Phase, State, Step
+from grid_agent.core.incident_model import Incident, Phase, Step
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.terms import NOT_OURS, Cause, State
 
 MAX_STEPS = 2_000
 STORM = 5  # nodes given up within the window of a mass failure: told as one, though nothing is held

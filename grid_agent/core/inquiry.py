@@ -7,7 +7,10 @@ from dataclasses import replace
 
 from grid_agent.core import evidence, facts, placement, resume, silence
 from grid_agent.core import messages as m
-from grid_agent.core.model import GONE, Belief, Cause, Incarnation, NodeBelief, Policy, State
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import Incarnation
+from grid_agent.core.terms import GONE, Cause, State
 
 WAIT_S = 10.0  # that a restart waits at most for what the host says of the end of its raylet
 LOST_S = 30.0  # an answer that has not come back by then never will

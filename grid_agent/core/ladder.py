@@ -8,7 +8,9 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from grid_agent.core.model import Attempt, Belief, Cause, NodeBelief, Policy, Rung, State
+from grid_agent.core.model import Attempt, Belief, NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import Cause, Rung, State
 
 # Each rung is tried `tries_per_rung` times; the last one stays.
 USUAL = (Rung.RESTART, Rung.CLEAR, Rung.PERSON)

@@ -6,7 +6,8 @@ Called by `step` only. The diagram in the docs is printed from TRANSITIONS.
 
 from dataclasses import replace
 
-from grid_agent.core.model import Cause, NodeBelief, State
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.terms import Cause, State
 
 TRANSITIONS: dict[tuple[State, State], str] = {
     (State.JOINING, State.ALIVE): "a task pinned to it has run",

@@ -9,18 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from grid_agent.core.model import (
-    NO_FACTS,
-    Cause,
-    HostFacts,
-    Incident,
-    LiveWork,
-    Miss,
-    Outage,
-    ProbeReport,
-    Raylet,
-    Rung,
-)
+from grid_agent.core.incident_model import Incident, Outage
+from grid_agent.core.seen import NO_FACTS, HostFacts, LiveWork, ProbeReport, Raylet
+from grid_agent.core.terms import Cause, Miss, Rung
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,223 +7,20 @@ keeps is every field that is not marked TRANSIENT: seen anew after a restart, or
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Literal
 
-from grid_agent.core.gpu_model import GpuBelief, Sweep
-
-Role = Literal["head", "worker"]
-Mode = Literal["observe", "heal"]
-TRANSIENT = {"transient": True}  # metadata of a field that is not stored
-CLOCK = {"clock": True}  # metadata of a field of clock times whose name does not end as such names do
-
-
-class State(StrEnum):
-    """Where a host is in its life. The edges between them are in `lifecycle`."""
-
-    JOINING = "JOINING"
-    ALIVE = "ALIVE"
-    SUSPECT = "SUSPECT"
-    DEAD = "DEAD"
-    REPAIRING = "REPAIRING"
-    GAVE_UP = "GAVE_UP"
-    CORDONED = "CORDONED"
-
-
-class Cause(StrEnum):
-    """Why a node is not well, in the words people read."""
-
-    PROCESS_GONE = "process gone"
-    HUNG = "hung"
-    HOST_DOWN = "host down"
-    ZOMBIE = "marked dead, still running"
-    CANNOT_RUN_TASKS = "cannot run tasks"
-    NO_PATH = "head cannot reach it"
-    PORT_BLOCKED = "port blocked"
-    AGENT_DIED = "agent process died"
-    OUT_OF_MEMORY = "out of memory"
-    CANNOT_JOIN = "cannot join"
-    OBSERVER_SICK = "observer sick"
-    HEAD_DOWN = "head down"
-    GPU_DIFFERS = "GPU differs"
-    ASKED = "restart asked for by a person"
-    GPU_UNWELL = "GPU unwell"  # it is there, and complains
-
-
-GONE = frozenset({Cause.PROCESS_GONE, Cause.AGENT_DIED, Cause.OUT_OF_MEMORY})  # the process has ended
-NOT_OURS = frozenset({Cause.NO_PATH, Cause.PORT_BLOCKED})  # a path is broken: nothing there is restarted
-
-
-class Rung(StrEnum):
-    """What is done about a cause, mildest first. The ladder of each cause is in `ladder`."""
-
-    WAIT = "wait"
-    RESTART = "restart"
-    CLEAR = "clear its leftovers and restart"
-    PERSON = "hand over to a person"
-
-
-class Miss(StrEnum):
-    """How a heartbeat failed to answer."""
-
-    REFUSED = "refused"  # ECONNREFUSED from TCP itself: nobody listens on the port
-    TIMED_OUT = "timed out"  # connected or connecting, no answer before the deadline
-    UNREACHABLE = "unreachable"  # no route, host or network unreachable
-    NOT_SERVING = "not serving"  # an answer, but not SERVING
-
-
-class GpuAction(StrEnum):
-    """What follows from a GPU finding."""
-
-    REPORT = "report"
-    HAND_OVER = "hand_over"  # reported as a matter for a person
-    QUARANTINE = "quarantine"  # no new work goes to the node
-    WITHOUT = "without"  # drained, and restarted without the GPU
-
-
-class Refusal(StrEnum):
-    """Why the agent may not act. `guard.explain` adds who, how many and until when to these texts."""
-
-    OBSERVING = "mode is observe: the agent reports and never acts"
-    PAUSED = "repairs are paused by a person"
-    STOPPED_BY_PERSON = "stopped by a person with stop.py; start.py brings it back"
-    CORDONED = "cordoned by a person"
-    ONE_WITNESS = "only one witness so far; two independent ones are needed"
-    IN_FLIGHT = "another repair is under way; one at a time"
-    MASS_FAILURE = "half or more of the workers failed at once; holding until no more fail"
-    GCS_SILENT = "the GCS does not answer; holding every repair"
-    OBSERVER_SICK = "the agent's own loop is late; holding every repair"
-    BREAKER = "the breaker is open: repairs in a row did not help; a person must look and close it"
-    DO_NOT_DISTURB = "do-not-disturb hours"
-    FLAPPING = "it dies again and again; restarting it does not help, and a person must look"
-    BACKING_OFF = "the last attempt did not help; waiting before the next"
-    NODE_BUDGET = "the attempts for this node are used up; a person must look"
-    CLUSTER_BUDGET = "too many repairs in this cluster lately; waiting"
-    NO_REPAIRER = "no other live node could carry out the repair"
-    HEAD = "the head is not repaired from inside the cluster"
-    NOT_CURABLE = "a restart does not cure this; a person must change something"
-    HOST_UNREACHABLE = "nobody reaches the host; waiting until it answers"
-    LIVE_WORK = "it still runs work, which a restart would end"
-
-
-@dataclass(frozen=True, slots=True)
-class Incarnation:
-    """One life of a raylet. Ray makes a new `node_id` at each start."""
-
-    node_id: str
-    address: str = ""
-    port: int = 0
-    started_at_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """What the direct checks of one incarnation have shown so far.
-
-    `first_missed_at` is held against the node, and moves on while we did not watch; `silent_since` does not.
-    Until `stale_until` connections that are older than the last silence may still be silent, for TCP's sake.
-    """
-
-    answered_at: float | None = None
-    rtt_ms: float | None = None
-    misses: int = 0
-    first_missed_at: float | None = None
-    silent_since: float | None = None
-    missed_at: float | None = None
-    last_miss: Miss | None = None
-    detail: str = ""
-    last_rtt_ms: float | None = None
-    stale_until: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Raylet:
-    """One raylet process as its host shows it.
-
-    `workers` counts the worker processes below it, `busy` names some of those that have an actor or a task.
-    """
-
-    pid: int
-    node_id: str
-    start_ticks: int = 0
-    stat: str = "S"
-    workers: int = 0
-    busy: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class HostFacts:
-    """How the host is, and what it says of the raylet that was asked about; None where it does not say.
-
-    `pressure` is the share of time in percent that something waited for cpu, memory or io (avg10). `greets`:
-    the raylet's port answers on the host itself. `death`, `oom`, `agent`: last words of the raylet's log, of
-    the kernel about memory, of Ray's agent beside the raylet. `clock_ahead_s`: against the clock of the head.
-    """
-
-    load1: float | None = None
-    cpus: int | None = None
-    mem_available_mb: int | None = None
-    mem_total_mb: int | None = None
-    pressure: Mapping[str, float] = field(default_factory=dict)
-    port: int | None = None
-    listening: bool | None = None
-    greets: bool | None = None
-    death: tuple[str, ...] = ()
-    oom: tuple[str, ...] = ()
-    agent: tuple[str, ...] = ()
-    clock_ahead_s: float | None = None
-
-
-NO_FACTS = HostFacts()
-
-
-@dataclass(frozen=True, slots=True)
-class HostView:
-    """A look at the host itself: the second witness. `reached` False: nobody could look."""
-
-    at: float
-    by: str
-    reached: bool
-    raylets: tuple[Raylet, ...] = ()
-    detail: str = ""
-    since: float | None = None  # since when every look has been reached, or has not
-    starting: bool | None = None  # a start of this node is under way there (its lock is held); None: unknown
-    facts: HostFacts = NO_FACTS
-
-
-@dataclass(frozen=True, slots=True)
-class PeerView:
-    """What a live peer found when it was asked to check the node. `how` None: the node answered it."""
-
-    at: float
-    by: str
-    how: Miss | None
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerTask:
-    """Whether a no-op that a live peer placed on the node has run there."""
-
-    at: float
-    by: str
-    ran: bool
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeReport:
-    """What the probe actor on a node saw. `gpus_seen` is 0 where NVML is absent, None while unknown."""
-
-    at: float
-    gpus_seen: int | None
-    gpus: Sweep | None = None
-    raylet_pid: int | None = None
-    load1: float | None = None
-    mem_available_mb: int | None = None
-    disk_free_mb: int | None = None
-    pressure: Mapping[str, float] = field(default_factory=dict)
-    detail: str = ""
+from grid_agent.core.gpu_model import GpuBelief
+from grid_agent.core.incident_model import Incident, Outage
+from grid_agent.core.seen import (
+    Heartbeat,
+    HostView,
+    Incarnation,
+    LiveWork,
+    PeerTask,
+    PeerView,
+    ProbeReport,
+    Raylet,
+)
+from grid_agent.core.terms import CLOCK, TRANSIENT, Cause, Refusal, Role, Rung, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,25 +41,6 @@ class Ask:
     reason: str
     at: float
     disrupt: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LiveWork:
-    """What runs on one incarnation: counts by kind (tasks, actors, ...), and some of the names.
-
-    `trouble` says why it could not be listed; then nothing is known.
-    """
-
-    at: float
-    node_id: str
-    counts: Mapping[str, int] = field(default_factory=dict)
-    names: tuple[str, ...] = ()
-    trouble: str | None = None
-
-    @property
-    def nothing(self) -> bool:
-        """It was listed, and nothing runs there."""
-        return self.trouble is None and not any(self.counts.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,69 +143,6 @@ class NodeBelief:
         return bool(self.attempts) and self.attempts[-1].ended_at is None
 
 
-class Phase(StrEnum):
-    """Where an incident is. Open until RESOLVED."""
-
-    FIRING = "firing"
-    REPAIRING = "repairing"
-    NEEDS_PERSON = "needs a person"
-    RESOLVED = "resolved"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One line of an incident's story. `nodes` and `about`: what it was made of, so that others can join.
-
-    `revision` is its incident's when it was added: once that has risen, people know the line as it is.
-    """
-
-    at: float
-    text: str
-    nodes: tuple[str, ...] = field(default=(), compare=False, metadata=TRANSIENT)
-    about: str = field(default="", compare=False, metadata=TRANSIENT)
-    revision: int = field(default=-1, compare=False, metadata=TRANSIENT)
-
-
-@dataclass(frozen=True, slots=True)
-class Outage:
-    """A time without a whole head, by the keeper; `began_at` names it. `steps` are only ever added to.
-
-    `store_lost` says why the GCS began with nothing; `channel_id` and `ts` are of the keeper's own message.
-    """
-
-    began_at: float
-    cause: str
-    steps: tuple[Step, ...] = ()
-    restored_at: float | None = None
-    store_lost: str | None = None
-    channel_id: str | None = None
-    ts: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Incident:
-    """One thing that went wrong, from verdict to recovery; a mass failure has many `nodes`."""
-
-    id: int
-    nodes: tuple[str, ...]
-    host: str
-    cause: Cause
-    phase: Phase
-    opened_at: float
-    failed_at: float
-    evidence: tuple[str, ...] = ()
-    steps: tuple[Step, ...] = ()
-    resolved_at: float | None = None
-    revision: int = 0  # counts the steps of the core that changed it
-    rolled_into: int | None = None  # the incident that tells the story of this one, too
-    next_attempt_at: float | None = None
-
-    @property
-    def open(self) -> bool:
-        """Not resolved yet."""
-        return self.phase is not Phase.RESOLVED
-
-
 @dataclass(frozen=True, slots=True)
 class Observer:
     """The agent's view of itself and of its sources."""
@@ -486,55 +201,3 @@ class Belief:
     busy: tuple[str, ...] = field(default=(), metadata=TRANSIENT)
     head_outage: Outage | None = None  # the last one that the keeper told of
     head_incident_id: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The numbers the core decides by. Seconds. Defaults are the shipped ones.
-
-    `join_s` after which a node that never joined is looked for on its host; `suspect_misses` and
-    `suspect_s` must both be used up before a silent node is suspected; `hang_s` before a silent raylet
-    whose process lives is given up; `unreachable_s` before Ray is told of a host nobody reaches. The
-    wait after attempt k is `backoff_s` times 3^(k-1), at most `backoff_most_s`, plus a jitter. A node
-    that was ALIVE for `probation_s` begins its ladder anew. `do_not_disturb` holds (from, to) in minutes
-    after midnight UTC.
-    `report_s` passes before people hear of a broken path. A raylet that the GCS has marked dead exits within
-    2 s; one that still runs after `zombie_s` is a zombie. A node that is ALIVE is proved again every
-    `prove_again_s`.
-    """
-
-    mode: Mode = "heal"
-    heartbeat_every_s: float = 1.0
-    suspect_misses: int = 2
-    hang_s: float = 90.0
-    unreachable_s: float = 120.0
-    join_s: float = 60.0
-    look_every_s: float = 2.0
-    proof_every_s: float = 5.0
-    prove_again_s: float = 180.0
-    peer_every_s: float = 3.0
-    report_s: float = 20.0
-    zombie_s: float = 5.0
-    repair_timeout_s: float = 90.0
-    node_attempts: int = 4
-    node_window_s: float = 1800.0
-    cluster_attempts: int = 10
-    cluster_window_s: float = 600.0
-    tries_per_rung: int = 2
-    backoff_s: float = 2.0
-    backoff_most_s: float = 60.0
-    probation_s: float = 300.0
-    flap_deaths: int = 4
-    flap_window_s: float = 600.0
-    breaker_nodes: int = 3
-    do_not_disturb: tuple[tuple[int, int], ...] = ()
-    disrupt: bool = False
-    drain_s: float = 30.0
-    mass_window_s: float = 10.0
-    mass_minimum: int = 2
-    gcs_silent_s: float = 3.0
-    lag_warn_ms: float = 1000.0
-    gpu: Mapping[str, GpuAction] = field(default_factory=dict)  # by the key of gpu.policy; else report
-    gpu_drain_s: float = 300.0
-    gpu_return_s: float = 60.0
-    max_incidents: int = 200

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from grid_agent.core import breaker, evidence, gpu_policy, gpus, guard, incidents, lifecycle, planned
 from grid_agent.core import messages as m
-from grid_agent.core.model import Ask, Belief, Heartbeat, NodeBelief, State, Word
+from grid_agent.core.model import Ask, Belief, NodeBelief, Word
+from grid_agent.core.seen import Heartbeat
+from grid_agent.core.terms import State
 
 
 def objection(belief: Belief, said: m.PersonSaid) -> str | None:

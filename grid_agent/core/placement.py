@@ -4,7 +4,8 @@ Never the sick node itself. Pure; called by `step` and `guard`.
 """
 
 from grid_agent.core import silence
-from grid_agent.core.model import Belief, NodeBelief, State
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.terms import State
 
 
 def choose(belief: Belief, sick: NodeBelief) -> str | None:

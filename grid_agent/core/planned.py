@@ -9,7 +9,10 @@ from dataclasses import replace
 
 from grid_agent.core import evidence
 from grid_agent.core import messages as m
-from grid_agent.core.model import GONE, Belief, Cause, LiveWork, NodeBelief, Policy, Refusal, State
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import LiveWork
+from grid_agent.core.terms import GONE, Cause, Refusal, State
 
 LIST_AGAIN_S = 2.0
 HELD_S = 10.0

@@ -19,7 +19,10 @@ from grid_agent.core import (
     withdrawal,
 )
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Cause, NodeBelief, Phase, Policy, Refusal, Rung, State
+from grid_agent.core.incident_model import Phase
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import Cause, Refusal, Rung, State
 
 PROVEN_WAIT_S = 30.0  # after a start succeeded: how long until a pinned task must have run
 
@@ -74,11 +77,14 @@ def _looked_for(belief: Belief, node: NodeBelief, now: float) -> tuple[Belief, N
 
 
 def what_helped(node: NodeBelief) -> str:
-    """Why a node that was lost can be used again; asked when a task has run on it."""
-    last = node.attempts[-1] if node.attempts else None
-    if last is None or node.failed_at is None or last.started_at < node.failed_at or last.ok is False:
-        return "it came back without a repair, and a task has run on it"
-    return f"attempt {last.number}, a restart by a task on {last.run_on}, helped; a task has run on it"
+    """Why a node that was lost can be used again."""
+    last, known = node.attempts[-1] if node.attempts else None, node.incarnation
+    failed_at = node.since if node.failed_at is None else node.failed_at
+    if last is not None and last.started_at >= failed_at and last.ok is not False:
+        return f"attempt {last.number}, a restart by a task on {last.run_on}, helped; a task has run on it"
+    if known is not None and known.started_at_ms / 1000.0 < failed_at:
+        return "it answers again, without a repair"  # the same raylet; a task ran on it before it failed
+    return "it came back without a repair, and a task has run on it"
 
 
 def died(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:

@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from grid_agent.core import awareness, facts, gpu_report, guard, incidents, ladder
-from grid_agent.core.model import NOT_OURS, Belief, Incident, NodeBelief, Policy, Refusal, State, Word
+from grid_agent.core.incident_model import Incident
+from grid_agent.core.model import Belief, NodeBelief, Word
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import NOT_OURS, Refusal, State
 
 Status = Literal["pass", "warn", "fail"]
 STALE_S = 10.0  # an answer older than this says nothing about the cluster any more

@@ -8,7 +8,8 @@ time alone for such a node, as the next proof does, is late by `EVERYONE_S` at m
 from collections.abc import Iterable
 from dataclasses import replace
 
-from grid_agent.core.model import Belief, NodeBelief, State
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.terms import State
 
 SMALL = 100  # nodes; up to here everybody is judged at every step
 EVERYONE_S = 5.0

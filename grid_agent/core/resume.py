@@ -8,7 +8,9 @@ called by `compose` with what the journal gave, and by `repair`.
 
 from dataclasses import replace
 
-from grid_agent.core.model import Attempt, Belief, Incident, NodeBelief, Phase, State, Step
+from grid_agent.core.incident_model import Incident, Phase, Step
+from grid_agent.core.model import Attempt, Belief, NodeBelief
+from grid_agent.core.terms import State
 
 GONE_FROM_FILE = "no node of it is in the cluster file any more"
 STOPPED = "the cluster was stopped by a person with stop.py"

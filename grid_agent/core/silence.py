@@ -5,7 +5,9 @@ Pure; `evidence` folds heartbeats with it.
 
 from dataclasses import replace
 
-from grid_agent.core.model import Heartbeat, Miss, NodeBelief, State
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.seen import Heartbeat
+from grid_agent.core.terms import Miss, State
 
 PROMPT_S = 2.0  # after it was suspected
 CREDIT_S = 10.0  # of silence before that, at most

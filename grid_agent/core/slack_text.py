@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from grid_agent.core import names
-from grid_agent.core.model import Incident, Phase
+from grid_agent.core.incident_model import Incident, Phase
 
 Block = dict[str, Any]
 

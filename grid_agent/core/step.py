@@ -29,7 +29,9 @@ from grid_agent.core import (
     verdict,
 )
 from grid_agent.core import messages as m
-from grid_agent.core.model import GONE, Attempt, Belief, Cause, NodeBelief, Policy, State
+from grid_agent.core.model import Attempt, Belief, NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import GONE, Cause, State
 from grid_agent.core.verdict import Grade
 
 

@@ -9,17 +9,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from grid_agent.core import facts, silence
-from grid_agent.core.model import (
-    NO_FACTS,
-    Cause,
-    HostFacts,
-    Miss,
-    NodeBelief,
-    PeerView,
-    Policy,
-    Raylet,
-    State,
-)
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import NO_FACTS, HostFacts, PeerView, Raylet
+from grid_agent.core.terms import Cause, Miss, State
 
 PATIENCE = 3.0  # times as long is a silent raylet forgiven whose host is under strain
 STOPPED = ("T", "t")  # of /proc/<pid>/stat: no load excuses a stopped process

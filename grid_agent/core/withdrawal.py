@@ -4,7 +4,10 @@ Pure. Called by `step` in place of the settling of an attempt.
 """
 
 from grid_agent.core import evidence, incidents, ladder, lifecycle
-from grid_agent.core.model import Belief, NodeBelief, Phase, Policy, State
+from grid_agent.core.incident_model import Phase
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import State
 
 
 def settle(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from grid_agent import ports
 from grid_agent.core import messages as m
-from grid_agent.core.model import NodeBelief, Policy
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.policy import Policy
 
 log = logging.getLogger("grid_agent.gate")
 KEPT = 1000  # lines of the file that are read again

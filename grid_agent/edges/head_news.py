@@ -11,7 +11,8 @@ from pathlib import Path
 
 from grid_agent.core import head
 from grid_agent.core import messages as m
-from grid_agent.core.model import Cause, Incident, Outage
+from grid_agent.core.incident_model import Incident, Outage
+from grid_agent.core.terms import Cause
 from grid_agent.edges import keeper
 
 log = logging.getLogger("grid_agent.keeper")

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Miss, NodeBelief
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.terms import Miss
 from grid_agent.edges.held_channel import HeldChannel
 from grid_agent.edges.pace import Pace
 

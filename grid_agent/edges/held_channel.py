@@ -17,7 +17,8 @@ import grpc.aio
 
 from config.checks import bracketed
 from grid_agent.core import messages as m
-from grid_agent.core.model import Incarnation, Miss
+from grid_agent.core.seen import Incarnation
+from grid_agent.core.terms import Miss
 
 CHECK = "/grpc.health.v1.Health/Check"
 SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}

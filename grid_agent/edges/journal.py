@@ -22,7 +22,8 @@ from typing import Any
 
 from grid_agent.core import history, resume
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Incident
+from grid_agent.core.incident_model import Incident
+from grid_agent.core.model import Belief
 from grid_agent.edges.journal_file import MAX_BYTES, DamagedError, JournalFile
 from grid_agent.edges.journal_rows import (
     Batch,

@@ -13,7 +13,9 @@ from typing import Any
 from grid_agent.core import codec, history
 from grid_agent.core import messages as m
 from grid_agent.core.codec import CodecError
-from grid_agent.core.model import Belief, Incident, NodeBelief, State, Step
+from grid_agent.core.incident_model import Incident, Step
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.terms import State
 from grid_agent.edges.journal_file import JournalFile, Write
 
 log = logging.getLogger("grid_agent.journal")

@@ -10,7 +10,7 @@ from typing import Any
 from ray.util import state
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import LiveWork
+from grid_agent.core.seen import LiveWork
 from grid_agent.edges.remote import OUR_ACTORS, OUR_TASKS
 
 LIST_S = 6.0

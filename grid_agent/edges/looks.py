@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import HostFacts, NodeBelief, Raylet
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.seen import HostFacts, Raylet
 from grid_agent.edges.transports import FAN_OUT, Transport
 
 LOOK_S = 5.0

@@ -15,7 +15,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from grid_agent import failpoints
-from grid_agent.core.model import Incident, Phase
+from grid_agent.core.incident_model import Incident, Phase
 from grid_agent.core.slack_text import root, step, summary
 from grid_agent.edges.outbox_thread import Part, Thread
 from grid_agent.edges.slack import Delivered, Outcome, Refused, Retry, SlackClient

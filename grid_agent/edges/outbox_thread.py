@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import uuid4
 
-from grid_agent.core.model import Incident, Phase
+from grid_agent.core.incident_model import Incident, Phase
 from grid_agent.core.slack_text import MANY
 
 Part = Literal["root", "edit", "step"]

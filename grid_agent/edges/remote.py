@@ -19,7 +19,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from grid_agent.core import messages as m
 from grid_agent.core.gpu_model import sweep_of
-from grid_agent.core.model import Miss, NodeBelief, ProbeReport
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.seen import ProbeReport
+from grid_agent.core.terms import Miss
 from grid_agent.edges import (
     gpu_child,
     gpu_nvml,

@@ -18,7 +18,8 @@ from bootstrap.keeping import Remedy
 from config import loader
 from config.paths import StatePaths
 from grid_agent.core import head
-from grid_agent.core.model import Cause, Phase
+from grid_agent.core.incident_model import Phase
+from grid_agent.core.terms import Cause
 from grid_agent.edges import keeper
 from grid_agent.edges.head_news import HeadNews
 from grid_agent.edges.host import procs

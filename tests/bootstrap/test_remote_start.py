@@ -12,7 +12,8 @@ from config import loader, paths
 from grid_agent import repair_plan
 from grid_agent.core import messages as m
 from grid_agent.core import raystart, startrequest
-from grid_agent.core.model import Belief, NodeBelief, State
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.terms import State
 from grid_agent.edges import hosts
 from grid_agent.edges.host import program
 from grid_agent.edges.hosts import LocalHost, SshHost, with_token

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, NodeBelief, Policy
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.policy import Policy
 
 ORDERS = (
     m.LookAtHost,

@@ -8,8 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Incident, Miss, NodeBelief, Policy, Raylet, Refusal, State
+from grid_agent.core.incident_model import Incident
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import Raylet
 from grid_agent.core.step import begin, step
+from grid_agent.core.terms import Miss, Refusal, State
 
 START = 1000.0
 

@@ -4,7 +4,7 @@ import pytest
 
 from grid_agent.core import awareness, report
 from grid_agent.core import messages as m
-from grid_agent.core.model import Cause, Refusal, State
+from grid_agent.core.terms import Cause, Refusal, State
 from tests.core.situations import Story, answered, no_process, pid_there, refused, timed_out
 
 WELL = m.SelfChecked(0, 1.0, 10.0, 0.0)

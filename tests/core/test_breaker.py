@@ -2,7 +2,7 @@
 
 from grid_agent.core import breaker, guard
 from grid_agent.core import messages as m
-from grid_agent.core.model import Refusal, State
+from grid_agent.core.terms import Refusal, State
 from tests.core.situations import Story, pid_there, repair_failed, repaired
 
 CLOSE = m.PersonSaid(m.Verb.CLOSE_BREAKER, "alice", "replaced the switch")

@@ -12,22 +12,11 @@ from hypothesis import strategies as st
 
 from grid_agent.core import codec
 from grid_agent.core.codec import CodecError
-from grid_agent.core.model import (
-    CLOCK,
-    TRANSIENT,
-    Attempt,
-    Belief,
-    Cause,
-    Heartbeat,
-    Incarnation,
-    Incident,
-    NodeBelief,
-    Phase,
-    Refusal,
-    State,
-    Step,
-)
+from grid_agent.core.incident_model import Incident, Phase, Step
+from grid_agent.core.model import Attempt, Belief, NodeBelief
+from grid_agent.core.seen import Heartbeat, Incarnation
 from grid_agent.core.step import begin
+from grid_agent.core.terms import CLOCK, TRANSIENT, Cause, Refusal, State
 
 
 class Colour(StrEnum):

@@ -4,7 +4,8 @@ import pytest
 
 from grid_agent.core import evidence, facts
 from grid_agent.core import messages as m
-from grid_agent.core.model import Miss, ProbeReport, State
+from grid_agent.core.seen import ProbeReport
+from grid_agent.core.terms import Miss, State
 from tests.core.situations import (
     Story,
     answered,
@@ -123,6 +124,15 @@ def test_an_older_life_that_its_host_does_not_show_is_not_taken_up(seen: m.Event
     story = Story(1)
     story.see(two_lives(newer_alive=True), after=1)
     story.see(refused("gpu1", "b"), seen, two_lives(newer_alive=False), after=1)
+    assert current(story) == "gpu1-b"
+
+
+def test_an_older_life_that_the_gcs_calls_dead_is_not_taken_up() -> None:
+    story = Story(1)
+    story.see(two_lives(newer_alive=True), after=1)
+    story.see(refused("gpu1", "b"), pid_there("gpu1"), after=1)
+    dead = (row("gpu1", alive=False), row("gpu1", "b", alive=False))
+    story.see(m.NodesListed((row("head"), *dead)), after=1)
     assert current(story) == "gpu1-b"
 
 

@@ -6,7 +6,10 @@ import pytest
 
 from grid_agent.core import ghosts
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Incarnation, NodeBelief, Observer, Policy, State, Word
+from grid_agent.core.model import Belief, NodeBelief, Observer, Word
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import Incarnation
+from grid_agent.core.terms import State
 
 NOW = Incarnation("new", "10.0.0.2", 6701, 2000)
 NODE = NodeBelief("w", "10.0.0.2", "worker", State.ALIVE, 0.0, incarnation=NOW, proven_id="new")

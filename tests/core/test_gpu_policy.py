@@ -12,7 +12,10 @@ from config.settings import Node
 from grid_agent.core import codec, gpu_policy, people, report
 from grid_agent.core import messages as m
 from grid_agent.core.gpu_model import Finding, Gpu, GpuBelief, Library, Reading, Sweep
-from grid_agent.core.model import Cause, GpuAction, Phase, Policy, ProbeReport, State
+from grid_agent.core.incident_model import Phase
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import ProbeReport
+from grid_agent.core.terms import Cause, GpuAction, State
 from grid_agent.repair_plan import without
 from tests.core.situations import Story, answered, refused, row, task_ran
 from tests.core.test_gpus import BOTH, ONE, TWO, Watched, xid

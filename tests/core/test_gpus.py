@@ -22,8 +22,10 @@ from grid_agent.core.gpu_model import (
     Sweep,
     sweep_of,
 )
-from grid_agent.core.model import Cause, Incident, Phase, ProbeReport, State
+from grid_agent.core.incident_model import Incident, Phase
 from grid_agent.core.resume import resume
+from grid_agent.core.seen import ProbeReport
+from grid_agent.core.terms import Cause, State
 from grid_agent.core.xids import Help
 from tests.core.situations import Story, answered, row, task_ran
 

@@ -7,7 +7,9 @@ import pytest
 
 from grid_agent.core import guard
 from grid_agent.core import messages as m
-from grid_agent.core.model import Attempt, Cause, LiveWork, Miss, Refusal, State
+from grid_agent.core.model import Attempt
+from grid_agent.core.seen import LiveWork
+from grid_agent.core.terms import Cause, Miss, Refusal, State
 from tests.core.situations import (
     Story,
     answered,

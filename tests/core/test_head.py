@@ -4,9 +4,12 @@ from dataclasses import replace
 
 from grid_agent.core import head, incidents
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Cause, NodeBelief, Outage, Phase, Policy, State, Step
+from grid_agent.core.incident_model import Outage, Phase, Step
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.policy import Policy
 from grid_agent.core.resume import resume
 from grid_agent.core.step import step
+from grid_agent.core.terms import Cause, State
 
 POLICY = Policy()
 DOWN = Outage(1000.0, "the GCS is gone", (Step(1000.0, "the GCS is gone: starting the GCS again"),))

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from grid_agent.core import incidents
 from grid_agent.core import messages as m
-from grid_agent.core.model import Cause, Incident, Phase, State
-from tests.core.situations import Story, no_process, refused, repair_failed, repaired
+from grid_agent.core.incident_model import Incident, Phase
+from grid_agent.core.terms import Cause, State
+from tests.core.situations import Story, answered, no_process, refused, repair_failed, repaired, row, task_ran
 
 
 def texts(incident: Incident) -> str:
@@ -51,6 +52,17 @@ def test_resolved_with_the_duration_and_the_next_death_is_a_new_one() -> None:
     story.see(repaired("gpu1"))
     story.die("gpu1", life="b")
     assert [i.id for i in story.incidents] == [1, 2]
+
+
+def test_how_it_came_back_is_told_as_it_was() -> None:
+    story = Story(mode="observe")
+    story.die("gpu1", "gpu2")
+    story.see(answered("gpu1"), after=1)
+    anew = replace(row("gpu2", "b"), started_at_ms=int(story.now * 1000))
+    story.see(story.listing(anew), answered("gpu2", "b"), task_ran("gpu2", "b"), after=1)
+    told = "".join(map(texts, story.incidents))
+    assert "gpu1 is ALIVE: it answers again, without a repair" in told
+    assert "gpu2 is ALIVE: it came back without a repair, and a task has run on it" in told
 
 
 def test_a_mass_failure_makes_one_for_all_and_resolves_with_the_last() -> None:

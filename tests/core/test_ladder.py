@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 from grid_agent.core import ladder, placement
-from grid_agent.core.model import Attempt, Cause, NodeBelief, Policy, Rung, State
+from grid_agent.core.model import Attempt, NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import Cause, Rung, State
 from tests.core.situations import Story, configured, refused
 
 POLICY = Policy()

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from grid_agent.core.lifecycle import TRANSITIONS, IllegalTransitionError, mermaid, move
-from grid_agent.core.model import Cause, NodeBelief, State
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.terms import Cause, State
 
 UNLISTED = [(a, b) for a, b in product(State, State) if a is not b and (a, b) not in TRANSITIONS]
 

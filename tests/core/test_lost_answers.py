@@ -3,7 +3,8 @@
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Raylet, State
+from grid_agent.core.seen import Raylet
+from grid_agent.core.terms import State
 from tests.core.situations import Story, answered, looks, refused, repaired, row, task_ran
 
 

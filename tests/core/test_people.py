@@ -4,7 +4,9 @@ import pytest
 
 from grid_agent.core import messages as m
 from grid_agent.core import people, report
-from grid_agent.core.model import Phase, State, Word
+from grid_agent.core.incident_model import Phase
+from grid_agent.core.model import Word
+from grid_agent.core.terms import State
 from tests.core.situations import Story, answered, no_process, refused, row, task_ran
 
 V = m.Verb

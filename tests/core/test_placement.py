@@ -4,8 +4,11 @@ from dataclasses import replace
 
 from grid_agent.core import messages as m
 from grid_agent.core import placement
-from grid_agent.core.model import Belief, Cause, HostView, Miss, NodeBelief, Policy, Raylet, State
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import HostView, Raylet
 from grid_agent.core.step import begin, step
+from grid_agent.core.terms import Cause, Miss, State
 
 RACK_A, RACK_B = {"rack": "a"}, {"rack": "b"}
 

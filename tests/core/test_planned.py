@@ -6,7 +6,9 @@ import pytest
 
 from grid_agent.core import messages as m
 from grid_agent.core import people, planned, report
-from grid_agent.core.model import Cause, LiveWork, Phase, State
+from grid_agent.core.incident_model import Phase
+from grid_agent.core.seen import LiveWork
+from grid_agent.core.terms import Cause, State
 from tests.core.situations import Story, no_process, refused, repair_failed, repaired, row
 
 BUSY = {"tasks": 1, "actors": 2}

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from grid_agent.core import messages as m
 from grid_agent.core import rest
-from grid_agent.core.model import NO_FACTS, Belief, HostFacts, Miss, Policy, ProbeReport, Raylet, State
+from grid_agent.core.model import Belief
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import NO_FACTS, HostFacts, ProbeReport, Raylet
 from grid_agent.core.step import begin, step
+from grid_agent.core.terms import Miss, State
 from tests.core.invariants import Witnesses, believed
 from tests.core.situations import START, Story, at_rest, configured, repair_failed, row
 

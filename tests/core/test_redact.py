@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Raylet
 from grid_agent.core.redact import GONE, text, value
+from grid_agent.core.seen import Raylet
 
 
 @pytest.mark.parametrize(

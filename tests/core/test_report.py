@@ -7,7 +7,8 @@ import pytest
 
 from grid_agent.core import gpu_report, report
 from grid_agent.core import messages as m
-from grid_agent.core.model import NodeBelief, ProbeReport
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.seen import ProbeReport
 from tests.core.situations import (
     Story,
     answered,

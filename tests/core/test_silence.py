@@ -3,7 +3,7 @@
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Cause, State
+from grid_agent.core.terms import Cause, State
 from tests.core.situations import Story, answered, peer_placed, row, task_missed, task_ran, timed_out
 
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grid_agent.core.model import Cause, Incident, Phase, Step
+from grid_agent.core.incident_model import Incident, Phase, Step
 from grid_agent.core.slack_text import HEADER_LIMIT, SECTION_LIMIT, TEXT_LIMIT, escape, root, step, summary
+from grid_agent.core.terms import Cause
 
 AT = 1_732_300_000.0
 FIRING = Incident(

@@ -15,8 +15,11 @@ from hypothesis.stateful import (
 )
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import HostFacts, LiveWork, Miss, Phase, Policy, Raylet, State
+from grid_agent.core.incident_model import Phase
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import HostFacts, LiveWork, Raylet
 from grid_agent.core.step import begin, step
+from grid_agent.core.terms import Miss, State
 from tests.core.invariants import Witnesses, believed
 from tests.core.situations import START, at_rest, configured, row
 

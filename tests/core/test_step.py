@@ -6,7 +6,9 @@ import pytest
 
 from grid_agent.core import messages as m
 from grid_agent.core import report
-from grid_agent.core.model import Cause, HostFacts, LiveWork, Miss, Phase, Raylet, Refusal, Rung, State
+from grid_agent.core.incident_model import Phase
+from grid_agent.core.seen import HostFacts, LiveWork, Raylet
+from grid_agent.core.terms import Cause, Miss, Refusal, Rung, State
 from tests.core.situations import (
     Story,
     answered,

@@ -3,7 +3,8 @@
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Miss, Policy, State
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import Miss, State
 from grid_agent.testing import Chances, SimulatedCluster, VirtualClock
 
 

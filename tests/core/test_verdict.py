@@ -6,19 +6,10 @@ from itertools import product
 import pytest
 
 from grid_agent.core import facts, verdict
-from grid_agent.core.model import (
-    Cause,
-    Heartbeat,
-    HostFacts,
-    HostView,
-    Incarnation,
-    Miss,
-    NodeBelief,
-    PeerView,
-    Policy,
-    Raylet,
-    State,
-)
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import Heartbeat, HostFacts, HostView, Incarnation, PeerView, Raylet
+from grid_agent.core.terms import Cause, Miss, State
 from grid_agent.core.verdict import Grade
 
 POLICY = Policy()

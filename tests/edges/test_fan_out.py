@@ -7,7 +7,8 @@ from typing import Any
 from config.paths import StatePaths
 from config.settings import Settings
 from grid_agent.core import messages as m
-from grid_agent.core.model import NodeBelief, State
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.terms import State
 from grid_agent.edges.looks import Looks
 from grid_agent.edges.transports import FAN_OUT, Transport, Transports
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Cause, NodeBelief, Policy
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import Cause
 from grid_agent.edges.gate import Gate, Word
 from tests.core.situations import configured
 

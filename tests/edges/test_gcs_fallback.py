@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Cause
+from grid_agent.core.terms import Cause
 from grid_agent.edges.gcs import Gcs
 
 ROWS = [

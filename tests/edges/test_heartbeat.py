@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Incarnation, Miss, NodeBelief, State
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.seen import Incarnation
+from grid_agent.core.terms import Miss, State
 from grid_agent.edges import held_channel
 from grid_agent.edges.heartbeat import Heartbeats
 from grid_agent.edges.held_channel import TRY_S, connect

@@ -20,7 +20,9 @@ import yaml
 from config.paths import StatePaths
 from config.settings import Settings
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Incarnation, NodeBelief, State
+from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.seen import Incarnation
+from grid_agent.core.terms import State
 from grid_agent.edges import hosts, ssh_client, ssh_errors
 from grid_agent.edges.host import procs
 from grid_agent.edges.host import program as host_program

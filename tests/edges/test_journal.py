@@ -20,8 +20,11 @@ from hypothesis import strategies as st
 
 from grid_agent.core import codec
 from grid_agent.core import messages as m
-from grid_agent.core.model import Belief, Phase, Raylet, State
+from grid_agent.core.incident_model import Phase
+from grid_agent.core.model import Belief
+from grid_agent.core.seen import Raylet
 from grid_agent.core.step import begin
+from grid_agent.core.terms import State
 from grid_agent.edges import journal as journals
 from grid_agent.edges import journal_rows
 from grid_agent.edges.journal import Journal, Sent

@@ -15,7 +15,8 @@ import grpc
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import NodeBelief, State
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.terms import State
 from grid_agent.edges import ssh_errors
 from grid_agent.edges.host import common, last_words, procs
 from grid_agent.edges.host.ports import greet

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import LiveWork
+from grid_agent.core.seen import LiveWork
 from grid_agent.edges import node_probe, remote
 from grid_agent.edges.live_work import MOST, LiveWorks
 from tests.support.web import serving

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from grid_agent.core.model import Cause, Incident, Phase, Step
+from grid_agent.core.incident_model import Incident, Phase, Step
+from grid_agent.core.terms import Cause
 from grid_agent.edges.outbox import REMEMBERED, LogOutbox, Outbox
 from grid_agent.edges.slack import SlackClient
 from tests.support.slack_server import SlackServer

@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Incarnation, NodeBelief, State
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.seen import Incarnation
+from grid_agent.core.terms import State
 from grid_agent.edges import file_limit
 from grid_agent.edges.heartbeat import Heartbeats
 from grid_agent.edges.pace import FLOOR, Pace

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import NodeBelief, Raylet, State
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.seen import Raylet
+from grid_agent.core.terms import State
 from grid_agent.edges.looks import Looks
 from grid_agent.edges.node_probe import GridAgentProbe
 from grid_agent.edges.people import StoppedByPeople

@@ -12,7 +12,9 @@ from functools import partial
 
 from grid_agent.core import messages as m
 from grid_agent.core import report
-from grid_agent.core.model import NodeBelief, Policy, Refusal, State
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import Refusal, State
 from grid_agent.testing import Chances, SimulatedCluster
 
 UNKIND = Chances(heartbeat_lost=0.01, start_fails=0.1, start_crashes=0.05, answer_lost=0.02)

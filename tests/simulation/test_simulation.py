@@ -5,7 +5,9 @@ from collections import Counter
 import pytest
 
 from grid_agent.core import messages as m
-from grid_agent.core.model import Phase, Policy, Refusal, State
+from grid_agent.core.incident_model import Phase
+from grid_agent.core.policy import Policy
+from grid_agent.core.terms import Refusal, State
 from grid_agent.testing import SimulatedCluster
 from tests.core.invariants import believed, check_log
 from tests.simulation.run import LIARS, NOISE, disturbed, night

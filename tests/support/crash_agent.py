@@ -14,8 +14,11 @@ from typing import Any
 
 from grid_agent import failpoints
 from grid_agent.core import messages as m
-from grid_agent.core.model import Miss, NodeBelief, Policy, Raylet, State
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.policy import Policy
+from grid_agent.core.seen import Raylet
 from grid_agent.core.step import begin
+from grid_agent.core.terms import Miss, State
 from grid_agent.edges.journal import Journal, Sent
 from grid_agent.edges.outbox import Outbox
 from grid_agent.edges.slack import SlackClient
