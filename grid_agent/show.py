@@ -95,6 +95,7 @@ def why(body: dict[str, Any]) -> list[str]:
     cause = f", cause: {body['cause']}" if body["cause"] else ""
     lines = [f"{body['name']} on {body['host']}: {body['state']} since {body['since']}{cause}"]
     lines += [f"  seen      {text}" for text in body["seen_now"].values()]
+    lines += [f"  note      {fact['text']}" for fact in body["facts"] if fact["witness"] == "connections"]
     lines += [f"  rests on  {text}" for text in body["evidence"]]
     for attempt in body["attempts"]:
         outcome = {None: "under way", True: "ok", False: "failed"}[attempt["ok"]]

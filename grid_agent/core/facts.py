@@ -39,6 +39,14 @@ def facts(node: NodeBelief) -> tuple[Fact, ...]:
     return tuple(_facts(node))
 
 
+def of_old_connections(node: NodeBelief, now: float) -> Iterator[Fact]:
+    """Why tasks may hang on a node that is well. It explains, and weighs nothing."""
+    until = node.heartbeat.stale_until
+    if until is not None and now < until:
+        text = f"it was silent: Ray's connections from before may stay so for {until - now:.0f} s more (TCP)"
+        yield Fact("connections", None, NONE, text)
+
+
 def against(node: NodeBelief) -> dict[str, str]:
     """The independent witnesses that speak against the node's incarnation: who -> what they saw."""
     return {fact.witness: fact.text for fact in _facts(node) if fact.weight >= FULL}

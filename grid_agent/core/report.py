@@ -244,7 +244,7 @@ def why(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> dict[st
                 "weight": fact.weight,
                 "text": fact.text,
             }
-            for fact in facts.facts(node)
+            for fact in (*facts.facts(node), *facts.of_old_connections(node, now))
         ],
         "refused": None if node.refusal is None else guard.explain(node.refusal, belief, node, now, policy),
         "repairs": _repairs(belief, node, now, policy),

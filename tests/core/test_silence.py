@@ -1,8 +1,11 @@
 """Silence, and what it leaves behind: connections of Ray that are silent although the node is well."""
 
+from typing import Any
+
 import pytest
 
 from grid_agent.core import messages as m
+from grid_agent.core import report
 from grid_agent.core.terms import Cause, State
 from tests.core.situations import Story, answered, peer_placed, row, task_missed, task_ran, timed_out
 
@@ -27,6 +30,21 @@ def test_connections_are_stale_for_a_quarter_longer_than_the_silence_was(
     story = Story()
     silent(story, silent_s)
     assert stale_for_s(story) == stale_s
+
+
+def test_why_says_that_connections_may_be_silent_and_for_how_long() -> None:
+    story = Story()
+    silent(story, 40)
+    told = [fact for fact in why(story)["facts"] if fact["witness"] == "connections"]
+    assert [fact["text"] for fact in told] == [
+        "it was silent: Ray's connections from before may stay so for 50 s more (TCP)"
+    ]
+    story.pass_time(50, answered("gpu1"))
+    assert "connections" not in {fact["witness"] for fact in why(story)["facts"]}
+
+
+def why(story: Story) -> dict[str, Any]:
+    return report.why(story.belief, story.node("gpu1"), story.now, story.policy)
 
 
 def test_a_short_silence_does_not_end_the_effect_of_a_long_one() -> None:
