@@ -10,7 +10,7 @@ from dataclasses import replace
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, NodeBelief, Observer
 from grid_agent.core.policy import Policy
-from grid_agent.core.terms import GONE, State
+from grid_agent.core.terms import GONE, Cause, State
 
 MOST = 8
 SICK = 4
@@ -113,12 +113,14 @@ def _unwatched(belief: Belief, gap_s: float, now: float) -> Belief:
 def released(belief: Belief, since: float, now: float) -> Belief:
     """Return the belief after so many failed at once that it was held `since` then.
 
-    That time counts against nobody, for it may have been us. Only a process proven gone is so all the same.
+    That time counts against nobody, for it may have been us: but for a process proven gone, and a start that
+    cannot succeed.
     """
+    sure = (*GONE, Cause.CANNOT_JOIN)
     doubted = [
         replace(_later(n, now - since, now), failed_at=n.failed_at, verdict_stands=False)
         for n in belief.nodes.values()
-        if n.state is State.SUSPECT or (n.state is State.DEAD and n.since >= since and n.cause not in GONE)
+        if n.state is State.SUSPECT or (n.state is State.DEAD and n.cause not in sure)
     ]
     return replace(belief, nodes={**belief.nodes, **{n.name: n for n in doubted}})
 

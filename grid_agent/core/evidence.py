@@ -31,6 +31,8 @@ def fold(belief: Belief, event: m.Event, now: float) -> Belief:
             return put_all(belief, [replace(n, stopped=not n.stopped) for n in heard])
         case m.PersonSaid() | m.HeadOutage():
             return belief
+        case m.PeerPlaced(ran=False) if _placed_in_vain(belief, event, now):
+            return put(belief, replace(belief.nodes[event.node], peer_begun_at=None))
         case _:
             node = belief.nodes.get(event.node)
             return belief if node is None else put(belief, _node(node, event, now))
@@ -118,6 +120,12 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
         case m.NodeProbed(_, _, report):
             return gpus.noted(replace(node, probe=replace(report, at=now)), now)
     return node
+
+
+def _placed_in_vain(belief: Belief, event: m.PeerPlaced, now: float) -> bool:
+    """Whether it was the peer whose connections were silent."""
+    node, by = belief.nodes.get(event.node), belief.nodes.get(event.by)
+    return node is not None and by is not None and silence.stale(by, node.peer_begun_at or now, now)
 
 
 def _peer_placed(node: NodeBelief, event: m.PeerPlaced, now: float) -> NodeBelief:

@@ -83,7 +83,7 @@ def what_helped(node: NodeBelief) -> str:
     if last is not None and last.started_at >= failed_at and last.ok is not False:
         return f"attempt {last.number}, a restart by a task on {last.run_on}, helped; a task has run on it"
     if known is not None and known.started_at_ms / 1000.0 < failed_at:
-        return "it answers again, without a repair"  # the same raylet; a task ran on it before it failed
+        return "it can be used again, without a repair"  # the same raylet as before
     return "it came back without a repair, and a task has run on it"
 
 

@@ -222,7 +222,7 @@ def _cannot_run_tasks(case: Case) -> Verdict | None:
     since = silence.tried_since(node)
     tried_s = 0.0 if since is None else case.now - since
     late = tried_s >= case.policy.join_s * case.patience
-    given_up = node.state is State.DEAD and node.cause is Cause.CANNOT_RUN_TASKS
+    given_up = node.state is State.DEAD and node.verdict_stands and node.cause is Cause.CANNOT_RUN_TASKS
     return case.given_up(Cause.CANNOT_RUN_TASKS, when=late or given_up)
 
 

@@ -82,7 +82,7 @@ class HeldChannel:
         the old one TCP sends again only after waits that double (RFC 6298): 40 s after a cut of a minute.
         """
         self._accepted, self._spared = (self._accepted, self._spared - 1) if self.silent else (0, 0)
-        if self._trying is not None or (self.silent and self._spared <= 0):
+        if self._trying is not None or (self.silent and self._spared <= 0 and not self.closed):
             event = await self._check_and_try(deadline_s)
         else:
             event = await self._check(self._held, deadline_s)
@@ -126,9 +126,10 @@ class HeldChannel:
         try:
             event = await self._check(new, TRY_S)
         finally:
-            if not isinstance(event, m.HeartbeatAnswered):
+            taken = isinstance(event, m.HeartbeatAnswered) and not self.closed
+            if not taken:
                 new.close()
-        if not isinstance(event, m.HeartbeatAnswered):
+        if not taken:
             return None
         self._watch.cancel()
         self._held.close()

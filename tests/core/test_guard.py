@@ -341,6 +341,28 @@ def test_the_time_in_which_many_failed_counts_against_nobody() -> None:
     assert [o.node for o in story.given(m.TellRay)] == ["gpu2"]
 
 
+def test_two_holds_in_a_row_count_against_nobody_either() -> None:
+    story = Story(2, unreachable_s=30.0)
+    first, second = ((unreachable(n), not_reached(n)) for n in ("gpu1", "gpu2"))
+    back = (answered("gpu2"), task_ran("gpu2"))
+    for cut_s in (100, 70):
+        story.pass_time(cut_s, *first, *second)
+        story.pass_time(3, *back, *first)
+        assert story.belief.holding_since is None
+    story.pass_time(20, *back, *first, peer_says("gpu1", Miss.UNREACHABLE, by="gpu2"))
+    assert story.given(m.TellRay) == story.given(m.RestartWorker) == []
+
+
+def test_a_start_that_cannot_succeed_is_handed_over_after_a_hold() -> None:
+    story = Story(3)
+    story.die("gpu1")
+    story.see(refused("gpu2"), refused("gpu3"), no_process("gpu2"), no_process("gpu3"), after=1)
+    assert story.belief.holding_since is not None
+    story.see(repair_failed("gpu1", curable=False), after=1)
+    story.pass_time(story.policy.mass_window_s + 60, no_process("gpu1"))
+    assert story.state("gpu1") is State.GAVE_UP
+
+
 def test_the_head_and_healthy_nodes_do_not_count() -> None:
     story = Story(2)
     story.see(refused("head"), timed_out("gpu1"), answered("gpu2"), pid_there("gpu2"))

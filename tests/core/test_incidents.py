@@ -61,7 +61,7 @@ def test_how_it_came_back_is_told_as_it_was() -> None:
     anew = replace(row("gpu2", "b"), started_at_ms=int(story.now * 1000))
     story.see(story.listing(anew), answered("gpu2", "b"), task_ran("gpu2", "b"), after=1)
     told = "".join(map(texts, story.incidents))
-    assert "gpu1 is ALIVE: it answers again, without a repair" in told
+    assert "gpu1 is ALIVE: it can be used again, without a repair" in told
     assert "gpu2 is ALIVE: it came back without a repair, and a task has run on it" in told
 
 

@@ -129,6 +129,16 @@ def test_a_peer_whose_own_connections_are_stale_places_no_task() -> None:
     assert {o.by for o in story.given(m.ProveFromPeer)} == {"gpu3"}
 
 
+def test_what_a_peer_placed_in_vain_over_its_own_stale_connections_shows_nothing() -> None:
+    story = Story()
+    story.pass_time(6, timed_out("gpu2"))
+    story.change("gpu1", peer_begun_at=story.now)
+    story.see(answered("gpu2"), peer_placed("gpu1", by="gpu2"), after=1)
+    assert story.node("gpu1").peer_task is None
+    story.see(answered("gpu1"), peer_placed("gpu1", by="gpu3"), after=1)
+    assert story.node("gpu1").peer_task is not None
+
+
 def test_the_row_of_a_life_that_was_taken_up_and_stopped_is_no_news() -> None:
     story = Story(1)
     lives = [row("gpu1", alive=True), row("gpu1", "b", alive=False)]
