@@ -296,11 +296,13 @@ class SimulatedCluster:
         self.clock.call_later(self.policy.heartbeat_every_s + late_s, self._beat)
 
     def _turn(self) -> list[tuple[str, str]]:
-        """Whom to check in this round: who missed the last check, then who waited longest."""
+        """Whom to check: in one half of the places who missed the last check, then who waited longest."""
         known = [(n.name, n.incarnation.node_id) for n in self.belief.nodes.values() if n.incarnation]
-        if len(known) > TURN:
-            known.sort(key=lambda k: (not self.hosts[k[0]].missed, self.hosts[k[0]].checked_at))
-        return known[:TURN]
+        if len(known) <= TURN:
+            return known
+        known.sort(key=lambda k: self.hosts[k[0]].checked_at)
+        doubted = [k for k in known if self.hosts[k[0]].missed][: TURN // 2]
+        return doubted + [k for k in known if not self.hosts[k[0]].missed][: TURN - len(doubted)]
 
     def _check(self, name: str, node_id: str) -> m.Event | None:
         """What a check shows; None when that comes later."""
