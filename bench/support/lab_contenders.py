@@ -42,8 +42,7 @@ class OnHosts(Contender):
 
     def raylet(self, worker: str) -> int | None:
         """By the process list of its host."""
-        found = self.hosts[worker].processes()
-        return next((pid for pid, argv in found.items() if Path(argv[0]).name == "raylet"), None)
+        return next(iter(self.hosts[worker].raylets()), None)
 
     def cut(self, worker: str) -> None:
         """Pull its cable."""

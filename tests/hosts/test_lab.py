@@ -74,7 +74,7 @@ def reaches(lab: Lab, src: str, dst: str) -> bool:
 
 
 def raylets(host: Host) -> list[int]:
-    return [pid for pid, argv in host.processes().items() if Path(argv[0]).name == "raylet"]
+    return list(host.raylets())
 
 
 def test_the_head_logs_in_to_a_worker_with_strict_host_keys(lab: Lab) -> None:

@@ -134,9 +134,7 @@ class Cluster:
     def raylet(self, name: str) -> int:
         """The pid of our raylet on a host, 0 when there is none."""
         ours = f"--gcs-address={self.lab.head.address}:6379"
-        found = [
-            pid for pid, argv in self.lab.hosts[name].processes().items() if is_raylet(argv) and ours in argv
-        ]
+        found = [pid for pid, argv in self.lab.hosts[name].raylets().items() if ours in argv]
         assert len(found) <= 1
         return found[0] if found else 0
 
@@ -185,10 +183,6 @@ class Sampler(threading.Thread):
         self.join()
 
 
-def is_raylet(argv: list[str]) -> bool:
-    return Path(argv[0]).name == "raylet"
-
-
 def identity(pid: int) -> tuple[list[str], list[str]]:
     """What a raylet keeps from one life to the next: who it is, what it offers, its environment."""
     words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
@@ -206,7 +200,7 @@ def begin_stranger(host: Host, ray: str) -> int:
     argv += ["--ray-client-server-port=20077", "--no-monitor", "--node-name=gpu1"]
     done = host.run(argv, env={"RAY_AUTH_MODE": "disabled"})
     assert done.returncode == 0, done.stdout + done.stderr
-    return next(pid for pid, words in host.processes().items() if is_raylet(words))
+    return next(iter(host.raylets()))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import httpx
 
 from grid_agent.edges import keeper
 from grid_agent.edges.host import parts, procs
+from tests.support.netns import status_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -177,12 +178,16 @@ class Cluster:
 
 
 def raylets_of(port: int) -> dict[str, int]:
-    """Node name -> pid of the live raylets whose GCS has this port."""
+    """Node name -> pid of the live raylets whose GCS has this port; a child just forked looks like one."""
+    ours = {
+        pid: argv
+        for pid, argv in processes().items()
+        if Path(argv[0]).name == "raylet"
+        and any(a.startswith("--gcs-address=") and a.endswith(f":{port}") for a in argv)
+    }
     found = {}
-    for pid, argv in processes().items():
-        if Path(argv[0]).name == "raylet" and any(
-            a.startswith("--gcs-address=") and a.endswith(f":{port}") for a in argv
-        ):
+    for pid, argv in ours.items():
+        if status_of(pid, "PPid") not in map(str, ours):
             name = next(a for a in argv if a.startswith("--node-name=")).removeprefix("--node-name=")
             found[name] = pid
     return found

@@ -118,8 +118,7 @@ class LabCluster:
 
     def raylets(self, name: str) -> set[int]:
         """The pids of the raylets on a host."""
-        found = [p for p, argv in self.lab.hosts[name].processes().items() if Path(argv[0]).name == "raylet"]
-        return {p for p in found if int(status_of(p, "PPid")) not in found}  # no worker to be, either
+        return set(self.lab.hosts[name].raylets())
 
     def raylet(self, name: str) -> int:
         """The pid of our raylet on a host, 0 when there is none."""

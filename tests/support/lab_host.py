@@ -126,6 +126,12 @@ class Host:
         """Pid -> argv of everything that runs there, zombies and the first process left out."""
         return {pid: argv for pid in self.box.members() if (argv := argv_of(pid))}
 
+    def raylets(self) -> dict[int, list[str]]:
+        """Pid -> argv of the raylets; the child that one has just forked, a worker to be, looks like one."""
+        found = {pid: argv for pid, argv in self.processes().items() if Path(argv[0]).name == "raylet"}
+        parents = {str(pid) for pid in found}
+        return {pid: argv for pid, argv in found.items() if status_of(pid, "PPid") not in parents}
+
     def zombies(self) -> list[int]:
         """Pids of the dead there that nobody has collected."""
         return [pid for pid in self.box.members() if status_of(pid, "State").startswith("Z")]
