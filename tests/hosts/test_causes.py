@@ -77,6 +77,7 @@ def test_a_silent_gcs_is_unknown_and_nothing_is_done(cluster: LabCluster) -> Non
 @pytest.mark.slow
 def test_a_hung_raylet_is_fenced_when_its_time_is_up_and_never_before(cluster: LabCluster) -> None:
     old = cluster.raylet("gpu2")
+    until(lambda: cluster.titled("gpu2", "ray::GridAgentProbe"), 60)  # one worker process at least
     with cluster.paused("gpu2", old):
         began = time.monotonic()
         story = cluster.comes("gpu2", "SUSPECT", "hung", 10)

@@ -88,6 +88,16 @@ def test_all_workers_cut_off_come_back_one_after_the_other_and_nobody_is_restart
     assert acted == [], f"seed {seed}"
 
 
+@pytest.mark.slow
+def test_all_links_of_a_large_cluster_cut_where_checks_take_turns() -> None:
+    cluster = SimulatedCluster(5, 200, Policy(heartbeat_every_s=2.0))
+    cluster.run(30)
+    cluster.cut(cluster.workers, 140)
+    cluster.run(400)
+    assert [o for _, o in cluster.log if isinstance(o, m.RestartWorker | m.TellRay)] == []
+    assert {cluster.state(n) for n in cluster.hosts} == {State.ALIVE}
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_only_disturbs_harms_nobody(seed: int) -> None:
     benign(seed, 6, 50, every_s=5.0)
