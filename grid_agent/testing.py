@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from grid_agent.core import messages as m
+from grid_agent.core import rotation
 from grid_agent.core.model import Belief, NodeBelief
 from grid_agent.core.policy import Policy
 from grid_agent.core.seen import LiveWork, Raylet
@@ -296,13 +297,8 @@ class SimulatedCluster:
         self.clock.call_later(self.policy.heartbeat_every_s + late_s, self._beat)
 
     def _turn(self) -> list[tuple[str, str]]:
-        """Whom to check: in one half of the places who missed the last check, then who waited longest."""
         known = [(n.name, n.incarnation.node_id) for n in self.belief.nodes.values() if n.incarnation]
-        if len(known) <= TURN:
-            return known
-        known.sort(key=lambda k: self.hosts[k[0]].checked_at)
-        doubted = [k for k in known if self.hosts[k[0]].missed][: TURN // 2]
-        return doubted + [k for k in known if not self.hosts[k[0]].missed][: TURN - len(doubted)]
+        return rotation.turn(known, TURN, lambda one: self.hosts[one[0]])
 
     def _check(self, name: str, node_id: str) -> m.Event | None:
         """What a check shows; None when that comes later."""

@@ -68,6 +68,21 @@ def stretched(belief: Belief, policy: Policy) -> Policy:
     )
 
 
+def released(belief: Belief, since: float, now: float) -> Belief:
+    """Return the belief after so many failed at once that it was held `since` then.
+
+    That time counts against nobody, for it may have been us: but for a process proven gone, and a start that
+    cannot succeed.
+    """
+    sure = (*GONE, Cause.CANNOT_JOIN)
+    doubted = [
+        replace(_later(n, now - since, now), failed_at=n.failed_at, verdict_stands=False)
+        for n in belief.nodes.values()
+        if n.state is State.SUSPECT or (n.state is State.DEAD and n.cause not in sure)
+    ]
+    return replace(belief, nodes={**belief.nodes, **{n.name: n for n in doubted}})
+
+
 def _many(belief: Belief, policy: Policy) -> int:
     """One point while a good part of the nodes began to fail within the mass-failure window."""
     lost = sum(
@@ -108,21 +123,6 @@ def _unwatched(belief: Belief, gap_s: float, now: float) -> Belief:
     """What began before we stood still is no older for it; what was seen before proves nothing now."""
     late = [_later(n, gap_s, now) for n in belief.nodes.values() if n.state is not State.ALIVE]
     return replace(belief, nodes={**belief.nodes, **{n.name: n for n in late}})
-
-
-def released(belief: Belief, since: float, now: float) -> Belief:
-    """Return the belief after so many failed at once that it was held `since` then.
-
-    That time counts against nobody, for it may have been us: but for a process proven gone, and a start that
-    cannot succeed.
-    """
-    sure = (*GONE, Cause.CANNOT_JOIN)
-    doubted = [
-        replace(_later(n, now - since, now), failed_at=n.failed_at, verdict_stands=False)
-        for n in belief.nodes.values()
-        if n.state is State.SUSPECT or (n.state is State.DEAD and n.cause not in sure)
-    ]
-    return replace(belief, nodes={**belief.nodes, **{n.name: n for n in doubted}})
 
 
 def _later(node: NodeBelief, gap_s: float, now: float) -> NodeBelief:

@@ -31,11 +31,9 @@ def fold(belief: Belief, event: m.Event, now: float) -> Belief:
             return put_all(belief, [replace(n, stopped=not n.stopped) for n in heard])
         case m.PersonSaid() | m.HeadOutage():
             return belief
-        case m.PeerPlaced(ran=False) if _placed_in_vain(belief, event, now):
-            return put(belief, replace(belief.nodes[event.node], peer_begun_at=None))
         case _:
             node = belief.nodes.get(event.node)
-            return belief if node is None else put(belief, _node(node, event, now))
+            return belief if node is None else put(belief, _node(belief, node, event, now))
 
 
 class _OwnTable(dict[str, NodeBelief]):
@@ -70,7 +68,7 @@ def put_all(belief: Belief, nodes: Iterable[NodeBelief]) -> Belief:
     return belief
 
 
-def _node(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
+def _node(belief: Belief, node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
     match event:
         case m.HostLooked(_, by, raylets, detail, about, facts, starting):
             seen = HostView(
@@ -89,13 +87,15 @@ def _node(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
             return _refused_by_ray(node, node_id, now)
         case m.RayTold() | m.DrainAnswered():
             return node  # noted when it was ordered
+    known = node.incarnation
+    if known is None or getattr(event, "node_id", None) != known.node_id:
+        return node
+    if isinstance(event, m.PeerPlaced):
+        return _peer_placed(node, event, belief.nodes.get(event.by), now)
     return _of_incarnation(node, event, now)
 
 
 def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
-    known = node.incarnation
-    if known is None or getattr(event, "node_id", None) != known.node_id:
-        return node
     match event:
         case m.HeartbeatAnswered(_, _, rtt_ms, last_ms):
             return silence.answered(node, rtt_ms, last_ms, now)
@@ -110,8 +110,6 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
             return replace(
                 node, peer_view=PeerView(at, by, how, detail), peer_begun_at=None, peer_trouble=None
             )
-        case m.PeerPlaced():
-            return _peer_placed(node, event, now)
         case m.TaskRan(_, node_id):
             proven = replace(node, proven_id=node_id, proof_misses=0, proof_missed_at=None)
             return replace(proven, proof_begun_at=None, peer_task=None)
@@ -122,17 +120,14 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
     return node
 
 
-def _placed_in_vain(belief: Belief, event: m.PeerPlaced, now: float) -> bool:
-    """Whether it was the peer whose connections were silent."""
-    node, by = belief.nodes.get(event.node), belief.nodes.get(event.by)
-    return node is not None and by is not None and silence.stale(by, node.peer_begun_at or now, now)
+def _peer_placed(node: NodeBelief, event: m.PeerPlaced, by: NodeBelief | None, now: float) -> NodeBelief:
+    """Who runs a task lives, whatever a peer found before; if it died since, the next one finds that.
 
-
-def _peer_placed(node: NodeBelief, event: m.PeerPlaced, now: float) -> NodeBelief:
-    """Who runs a task lives, whatever a peer found before; if it died since, the next one finds that."""
+    One that did not run shows nothing where the connections of either of them may have been silent.
+    """
     begun_at = node.peer_begun_at or now
     node = replace(node, peer_begun_at=None, peer_trouble=None)
-    if not event.ran and silence.stale(node, begun_at, now):
+    if not event.ran and any(silence.stale(n, begun_at, now) for n in (node, by) if n is not None):
         return node
     view = None if event.ran else node.peer_view
     return replace(node, peer_view=view, peer_task=PeerTask(now, event.by, event.ran, event.detail))

@@ -22,17 +22,16 @@ def answered(node: NodeBelief, rtt_ms: float, last_ms: float | None, now: float)
     That is noticed on a new connection. Ray keeps its old ones, on which TCP sends again only after waits
     that double (RFC 6298): about as long as the silence was, until Ray gives them up after `MOST_S`.
     """
-    until = node.heartbeat.stale_until
-    if _long(node, now) and node.heartbeat.silent_since is not None:
-        waits_s = min(LONGER * (now - node.heartbeat.silent_since), MOST_S)
-        until = max(until or now, now + waits_s)
+    until, silent_s = node.heartbeat.stale_until, _silent_s(node, now)
+    if silent_s >= SHORT_S:
+        until = max(until or now, now + min(LONGER * silent_s, MOST_S))
     return replace(node, heartbeat=Heartbeat(now, rtt_ms, last_rtt_ms=last_ms, stale_until=until))
 
 
 def stale(node: NodeBelief, begun_at: float, now: float) -> bool:
     """Whether what Ray began then with this node may have waited for a connection silent by itself."""
     until = node.heartbeat.stale_until
-    return _long(node, now) or (until is not None and begun_at < until)
+    return _silent_s(node, now) >= SHORT_S or (until is not None and begun_at < until)
 
 
 def tried_since(node: NodeBelief) -> float | None:
@@ -42,9 +41,9 @@ def tried_since(node: NodeBelief) -> float | None:
     return max(node.proof_missed_at, node.heartbeat.stale_until or 0.0)
 
 
-def _long(node: NodeBelief, now: float) -> bool:
+def _silent_s(node: NodeBelief, now: float) -> float:
     since = node.heartbeat.silent_since
-    return since is not None and now - since >= SHORT_S
+    return 0.0 if since is None else now - since
 
 
 def missed(node: NodeBelief, how: Miss, detail: str, waited_s: float, now: float) -> NodeBelief:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from grid_agent.core import messages as m
+from grid_agent.core import rotation
 from grid_agent.core.model import NodeBelief
 from grid_agent.core.terms import Miss
 from grid_agent.edges.held_channel import HeldChannel
@@ -84,7 +85,7 @@ class Heartbeats:
         self._ask_again(seen)
         return [event for _, event in seen]
 
-    def _ask_again(self, seen: Iterable[tuple["HeldChannel", m.Event]]) -> None:
+    def _ask_again(self, seen: Iterable[tuple[HeldChannel, m.Event]]) -> None:
         """Who has just become silent is asked once more at once: it decides sooner than the next round."""
         fresh = []
         for channel, event in seen:
@@ -98,19 +99,8 @@ class Heartbeats:
         for channel in fresh[:TOGETHER]:
             channel.ask_again(self._deadline_s / 2)
 
-    def _turn(self) -> list["HeldChannel"]:
-        """Everybody, if that is within the budget; else who missed the last check, and who waited longest.
-
-        However many have missed, half of the places are for the others.
-        """
-        room = self._pace.room()
-        channels = list(self._channels.values())
-        if len(channels) <= room:
-            return channels
-        channels.sort(key=lambda channel: channel.checked_at)
-        doubted = [channel for channel in channels if channel.missed][: room // 2]
-        rest = [channel for channel in channels if not channel.missed]
-        return doubted + rest[: room - len(doubted)]
+    def _turn(self) -> list[HeldChannel]:
+        return rotation.turn(self._channels.values(), self._pace.room(), lambda channel: channel)
 
     async def close(self) -> None:
         """Let every channel go."""

@@ -144,7 +144,9 @@ def test_the_row_of_a_life_that_was_taken_up_and_stopped_is_no_news() -> None:
     lives = [row("gpu1", alive=True), row("gpu1", "b", alive=False)]
     story.change("gpu1", former_id="gpu1-b")
     story.see(m.NodesListed((row("head"), *lives)), after=1)
-    assert story.node("gpu1").incarnation == story.belief.nodes["gpu1"].incarnation
+    known = story.node("gpu1").incarnation
+    assert known is not None
+    assert known.node_id == "gpu1-a"
     story.see(m.PeopleStopped(frozenset({"gpu1"})), after=1)
     story.see(m.PeopleStopped(frozenset()), after=1)
     dead = (row("gpu1", alive=False), row("gpu1", "b", alive=False))

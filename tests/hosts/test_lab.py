@@ -12,7 +12,6 @@ from config import loader
 from tests.support import lab_ssh
 from tests.support.cluster import BIN, ROOT, until
 from tests.support.hosts import Lab
-from tests.support.lab_host import Host
 
 pytestmark = pytest.mark.hosts
 
@@ -71,10 +70,6 @@ def python(lab: Lab, *code: str) -> list[str]:
 def reaches(lab: Lab, src: str, dst: str) -> bool:
     """Whether one host gets a connection to another's SSH port within a second."""
     return lab.hosts[src].run(python(lab, CONNECT, lab.hosts[dst].address)).returncode == 0
-
-
-def raylets(host: Host) -> list[int]:
-    return list(host.raylets())
 
 
 def test_the_head_logs_in_to_a_worker_with_strict_host_keys(lab: Lab) -> None:
@@ -230,11 +225,11 @@ def test_ray_runs_on_three_hosts_and_a_killed_raylet_leaves_no_zombie(lab: Lab) 
         assert asked.returncode == 0, asked.stderr
         assert json.loads(asked.stdout) == {h.name: [h.name, h.address] for h in lab.hosts.values()}
         worker = lab.hosts["gpu1"]
-        (raylet,) = raylets(worker)
+        (raylet,) = worker.raylets()
         worker.kill(raylet)
         until(lambda: not Path(f"/proc/{raylet}").exists(), 5, every_s=0.02)
         until(lambda: not worker.zombies(), 5)
-        assert [len(raylets(host)) for host in lab.hosts.values()] == [1, 0, 1]
+        assert [len(host.raylets()) for host in lab.hosts.values()] == [1, 0, 1]
     finally:
         for host in lab.hosts.values():
             host.reboot()

@@ -23,6 +23,7 @@ from config.settings import RayConfig
 from grid_agent.core.messages import NodeRow, NodesListed
 from grid_agent.edges.gcs import Gcs
 from tests.support.cluster import BIN, free_port, processes, until
+from tests.support.netns import raylets_among
 
 pytestmark = pytest.mark.ray
 COPIED = {"health_check_period_ms": 10_000, "health_check_timeout_ms": 5_000}
@@ -66,7 +67,7 @@ class Bare:
 
     def raylet(self, name: str) -> int:
         named = f"--node-name={name}"
-        return next(p for p, a in self.own().items() if Path(a[0]).name == "raylet" and named in a)
+        return next(p for p, a in raylets_among(self.own()).items() if named in a)
 
     def row(self, name: str) -> NodeRow:
         async def ask() -> NodesListed:

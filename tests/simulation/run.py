@@ -113,17 +113,10 @@ def person(cluster: SimulatedCluster) -> None:
 
 
 def night(
-    seed: int,
-    workers: int,
-    hours: float,
-    *,
-    every_s: float = 5.0,
-    chances: Chances = UNKIND,
-    cluster_attempts: int = Policy().cluster_attempts,
+    seed: int, workers: int, hours: float, *, every_s: float = 5.0, chances: Chances = UNKIND
 ) -> SimulatedCluster:
     """Run so many hours of harm, then let the dust settle."""
-    policy = Policy(heartbeat_every_s=every_s, cluster_attempts=cluster_attempts)
-    cluster = SimulatedCluster(seed, workers, policy, chances)
+    cluster = SimulatedCluster(seed, workers, Policy(heartbeat_every_s=every_s), chances)
     cluster.run(30)
     end = cluster.clock.now + 3600 * hours
     visit = cluster.clock.now + 1800

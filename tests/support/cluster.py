@@ -19,7 +19,7 @@ import httpx
 
 from grid_agent.edges import keeper
 from grid_agent.edges.host import parts, procs
-from tests.support.netns import status_of
+from tests.support.netns import raylets_among
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -178,16 +178,10 @@ class Cluster:
 
 
 def raylets_of(port: int) -> dict[str, int]:
-    """Node name -> pid of the live raylets whose GCS has this port; a child just forked looks like one."""
-    ours = {
-        pid: argv
-        for pid, argv in processes().items()
-        if Path(argv[0]).name == "raylet"
-        and any(a.startswith("--gcs-address=") and a.endswith(f":{port}") for a in argv)
-    }
+    """Node name -> pid of the live raylets whose GCS has this port."""
     found = {}
-    for pid, argv in ours.items():
-        if status_of(pid, "PPid") not in map(str, ours):
+    for pid, argv in raylets_among(processes()).items():
+        if any(a.startswith("--gcs-address=") and a.endswith(f":{port}") for a in argv):
             name = next(a for a in argv if a.startswith("--node-name=")).removeprefix("--node-name=")
             found[name] = pid
     return found

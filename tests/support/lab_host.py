@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import lab_ssh
-from tests.support.netns import Box, argv_of, run_group, status_of, tool
+from tests.support.netns import Box, argv_of, raylets_among, run_group, status_of, tool
 
 _KINDS = ("mount", "uts", "ipc", "net", "pid")
 _DISK = {"/tmp": 0o1777, lab_ssh.ROOT_HOME: 0o755, "/home": 0o755}
@@ -127,10 +127,8 @@ class Host:
         return {pid: argv for pid in self.box.members() if (argv := argv_of(pid))}
 
     def raylets(self) -> dict[int, list[str]]:
-        """Pid -> argv of the raylets; the child that one has just forked, a worker to be, looks like one."""
-        found = {pid: argv for pid, argv in self.processes().items() if Path(argv[0]).name == "raylet"}
-        parents = {str(pid) for pid in found}
-        return {pid: argv for pid, argv in found.items() if status_of(pid, "PPid") not in parents}
+        """Pid -> argv of the raylets there."""
+        return raylets_among(self.processes())
 
     def zombies(self) -> list[int]:
         """Pids of the dead there that nobody has collected."""

@@ -93,6 +93,13 @@ def argv_of(pid: int) -> list[str]:
     return text.split("\0")[:-1]
 
 
+def raylets_among(found: dict[int, list[str]]) -> dict[int, list[str]]:
+    """The raylets of these processes; the child that one has just forked, a worker to be, looks like one."""
+    alike = {pid: argv for pid, argv in found.items() if Path(argv[0]).name == "raylet"}
+    parents = {str(pid) for pid in alike}
+    return {pid: argv for pid, argv in alike.items() if status_of(pid, "PPid") not in parents}
+
+
 def status_of(pid: int, field: str) -> str:
     """One line of /proc/<pid>/status, without its name; empty when the process is gone."""
     with suppress(OSError):
