@@ -22,6 +22,7 @@ from grid_agent.edges.ssh_client import Conversation, SshTarget, ssh_argv
 from grid_agent.edges.ssh_errors import complaint
 
 LOGIN_S = 10.0  # beyond the connection: authentication, and the start of the login shell
+CONTROL_S = 3.0  # for the kept connection's own process on this machine to take a word, however busy it is
 
 
 def unless_stopped(request: dict[str, Any]) -> dict[str, Any] | None:
@@ -146,7 +147,7 @@ class SshHost:
                 )
 
     async def close(self) -> None:
-        """Ends the kept connection and whatever still goes over it."""
+        """Ends the kept connection and all that goes over it; OpenSSH removes its socket a moment later."""
         await self._drop_connection("exit")
 
     async def _drop_connection(self, how: str) -> None:
@@ -161,7 +162,7 @@ class SshHost:
         argv = ssh_argv(self._target, self._own_control_dir())
         if "ControlMaster=auto" not in argv:
             return None
-        return await self._converse(["ssh", "-O", word, *argv[1:-1]], 1.0)
+        return await self._converse(["ssh", "-O", word, *argv[1:-1]], CONTROL_S)
 
     async def _converse(self, argv: list[str], login_s: float) -> int | None:
         conversation = await Conversation.begin(argv)
