@@ -14,7 +14,6 @@ from grid_agent.core import report
 from grid_agent.core.incident_model import Incident, Phase, Step
 from grid_agent.core.model import Attempt, Belief, NodeBelief, Observer
 from grid_agent.core.policy import Policy
-from grid_agent.core.seen import Heartbeat
 from grid_agent.core.terms import Cause, Refusal, State
 from tests.support.cluster import BIN, exports, free_port
 from tests.support.web import answering
@@ -144,8 +143,7 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_why_explains_tasks_that_hang_after_a_cut() -> None:
-    beat = Heartbeat(answered_at=99.0, stale_until=130.0)
-    node = NodeBelief("w1", "127.0.0.1", "worker", State.ALIVE, 90.0, heartbeat=beat)
+    node = NodeBelief("w1", "127.0.0.1", "worker", State.ALIVE, 90.0, stale_until=130.0)
     lines = show.why(report.why(Belief(90.0, 100.0, {"w1": node}), node, 100.0, Policy()))
     assert any("connections from before may stay so for 30 s more" in line for line in lines)
 

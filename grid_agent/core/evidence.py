@@ -247,6 +247,7 @@ def _row(node: NodeBelief, row: m.NodeRow | None, now: float) -> NodeBelief:
             former_id=node.incarnation.node_id if node.incarnation is not None else node.former_id,
             incarnation=Incarnation(row.node_id, row.address, row.port, row.started_at_ms),
             heartbeat=Heartbeat(),
+            stale_until=None,
             host_view=None,
             peer_view=None,
             peer_task=None,

@@ -41,7 +41,7 @@ def facts(node: NodeBelief) -> tuple[Fact, ...]:
 
 def of_old_connections(node: NodeBelief, now: float) -> Iterator[Fact]:
     """Why tasks may hang on a node that is well. It explains, and weighs nothing."""
-    until = node.heartbeat.stale_until
+    until = node.stale_until
     if until is not None and now < until:
         text = f"it was silent: Ray's connections from before may stay so for {until - now:.0f} s more (TCP)"
         yield Fact("connections", None, NONE, text)

@@ -33,8 +33,8 @@ SETTINGS: Mapping[Refusal, str] = {
     Refusal.OBSERVER_SICK: "always; 1 s late",
     Refusal.MASS_FAILURE: "`guards.mass_minimum: 2`, `guards.mass_window_s: 10`",
     Refusal.HOST_UNREACHABLE: "always",
-    Refusal.ONE_WITNESS: "always",
     Refusal.NOT_CURABLE: "always",
+    Refusal.ONE_WITNESS: "always",
     Refusal.FLAPPING: "`guards.flap_deaths: 4`, `guards.flap_window_s: 600`",
     Refusal.NODE_BUDGET: "`guards.node_repairs: 4`, `guards.node_window_s: 1800`, `guards.tries_per_rung: 2`",
     Refusal.DO_NOT_DISTURB: "`guards.do_not_disturb: []`",
@@ -73,8 +73,8 @@ def _questions(
     yield awareness.sick(belief.observer), Refusal.OBSERVER_SICK
     yield belief.holding_since is not None, Refusal.MASS_FAILURE
     yield ladder.rung(node, policy) is Rung.WAIT, Refusal.HOST_UNREACHABLE
-    yield not node.verdict_stands or len(facts.against(node)) < WITNESSES, Refusal.ONE_WITNESS
     yield not ladder.curable(node), Refusal.NOT_CURABLE
+    yield not node.verdict_stands or len(facts.against(node)) < WITNESSES, Refusal.ONE_WITNESS
     yield ladder.flapping(node, now, policy), Refusal.FLAPPING
     yield ladder.used_up(node, now, policy), Refusal.NODE_BUDGET
     yield quiet_until(now, policy) is not None, Refusal.DO_NOT_DISTURB

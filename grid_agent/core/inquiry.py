@@ -116,7 +116,7 @@ def _should_prove(belief: Belief, node: NodeBelief, now: float, policy: Policy) 
     if (spent_at is not None and now - spent_at < APART_S) or silence.stale(node, now, now):
         return False
     asked_at = node.since if node.proof_asked_at is None else node.proof_asked_at
-    waited = asked_at < (node.heartbeat.stale_until or 0.0)  # for the end of a time in which it shows nothing
+    waited = asked_at < (node.stale_until or 0.0)  # for the end of a time in which it shows nothing
     return _due(None if waited else asked_at, node.proof_begun_at, policy.prove_again_s, now)
 
 

@@ -91,6 +91,8 @@ class NodeBelief:
     registered_gpus: int | None = field(default=None, metadata=TRANSIENT)
     gpus: GpuBelief = field(default_factory=GpuBelief)
     heartbeat: Heartbeat = field(default=Heartbeat(), metadata=TRANSIENT)
+    # Until then connections that are older than its last silence may still be silent, for TCP's sake.
+    stale_until: float | None = None
     host_view: HostView | None = field(default=None, metadata=TRANSIENT)
     peer_view: PeerView | None = field(default=None, metadata=TRANSIENT)
     peer_task: PeerTask | None = field(default=None, metadata=TRANSIENT)

@@ -10,11 +10,14 @@ from dataclasses import replace
 
 from grid_agent.core.incident_model import Incident, Phase, Step
 from grid_agent.core.model import Attempt, Belief, NodeBelief
-from grid_agent.core.terms import State
+from grid_agent.core.seen import Heartbeat
+from grid_agent.core.terms import Cause, State
 
 GONE_FROM_FILE = "no node of it is in the cluster file any more"
 STOPPED = "the cluster was stopped by a person with stop.py"
 RESTARTED = "the agent was restarted during this attempt"
+# With these the raylet may be silent; it has been, as far as is known, since it was no longer ALIVE.
+SILENT = frozenset({None, Cause.HUNG, Cause.HOST_DOWN, Cause.NO_PATH, Cause.OBSERVER_SICK})
 
 
 def resume(belief: Belief, now: float) -> Belief:
@@ -78,6 +81,8 @@ def _doubted(node: NodeBelief) -> NodeBelief:
         node = _ended(node, replace(node.attempts[-1], unheard=True))
     if node.state is State.ALIVE:
         return node
+    if node.cause in SILENT:
+        node = replace(node, heartbeat=Heartbeat(silent_since=node.failed_at))
     # The word to Ray may never have been sent; sent twice it does nothing.
     return replace(node, proven_id=None, told_id=None)
 

@@ -25,7 +25,6 @@ class Heartbeat:
     """What the direct checks of one incarnation have shown so far.
 
     `first_missed_at` is held against the node, and moves on while we did not watch; `silent_since` does not.
-    Until `stale_until` connections that are older than the last silence may still be silent, for TCP's sake.
     """
 
     answered_at: float | None = None
@@ -37,7 +36,6 @@ class Heartbeat:
     last_miss: Miss | None = None
     detail: str = ""
     last_rtt_ms: float | None = None
-    stale_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,15 +22,15 @@ def answered(node: NodeBelief, rtt_ms: float, last_ms: float | None, now: float)
     That is noticed on a new connection. Ray keeps its old ones, on which TCP sends again only after waits
     that double (RFC 6298): about as long as the silence was, until Ray gives them up after `MOST_S`.
     """
-    until, silent_s = node.heartbeat.stale_until, _silent_s(node, now)
+    until, silent_s = node.stale_until, _silent_s(node, now)
     if silent_s >= SHORT_S:
         until = max(until or now, now + min(LONGER * silent_s, MOST_S))
-    return replace(node, heartbeat=Heartbeat(now, rtt_ms, last_rtt_ms=last_ms, stale_until=until))
+    return replace(node, heartbeat=Heartbeat(now, rtt_ms, last_rtt_ms=last_ms), stale_until=until)
 
 
 def stale(node: NodeBelief, begun_at: float, now: float) -> bool:
     """Whether what Ray began then with this node may have waited for a connection silent by itself."""
-    until = node.heartbeat.stale_until
+    until = node.stale_until
     return _silent_s(node, now) >= SHORT_S or (until is not None and begun_at < until)
 
 
@@ -38,7 +38,7 @@ def tried_since(node: NodeBelief) -> float | None:
     """Since when tasks that do not run are held against the node; None: none was missed."""
     if node.proof_missed_at is None:
         return None
-    return max(node.proof_missed_at, node.heartbeat.stale_until or 0.0)
+    return max(node.proof_missed_at, node.stale_until or 0.0)
 
 
 def _silent_s(node: NodeBelief, now: float) -> float:

@@ -7,7 +7,8 @@ import pytest
 
 from grid_agent.core import guard
 from grid_agent.core import messages as m
-from grid_agent.core.model import Attempt
+from grid_agent.core.model import Attempt, Observer
+from grid_agent.core.resume import resume
 from grid_agent.core.seen import LiveWork
 from grid_agent.core.terms import Cause, Miss, Refusal, State
 from tests.core.situations import (
@@ -119,6 +120,17 @@ def test_not_curable() -> None:
     story = dead_node(Story())
     story.change("gpu1", attempts=(Attempt(1, story.now, "head", story.now, ok=False, curable=False),))
     assert asked(story) is Refusal.NOT_CURABLE
+
+
+def test_a_node_that_cannot_join_is_handed_over_by_an_agent_that_has_not_seen_it_yet() -> None:
+    story = dead_node(Story())
+    story.see(m.PersonSaid(m.Verb.PAUSE, "ops", "maintenance", for_s=60.0))
+    attempt = Attempt(1, story.now, "head", story.now, ok=False, curable=False)
+    story.change("gpu1", cause=Cause.CANNOT_JOIN, attempts=(attempt,))
+    story.belief = replace(resume(story.belief, story.now), observer=Observer())
+    story.change("gpu1", verdict_stands=False, host_view=None)
+    story.see(story.listing(), m.PersonSaid(m.Verb.RESUME, "ops", "done"), after=1)
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.GAVE_UP, Cause.CANNOT_JOIN)
 
 
 def test_node_budget() -> None:

@@ -1,13 +1,26 @@
 """Silence, and what it leaves behind: connections of Ray that are silent although the node is well."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from grid_agent.core import codec, report
 from grid_agent.core import messages as m
-from grid_agent.core import report
+from grid_agent.core.model import NodeBelief
+from grid_agent.core.resume import resume
+from grid_agent.core.step import begin
 from grid_agent.core.terms import Cause, State
-from tests.core.situations import Story, answered, peer_placed, row, task_missed, task_ran, timed_out
+from tests.core.situations import (
+    Story,
+    answered,
+    configured,
+    peer_placed,
+    row,
+    task_missed,
+    task_ran,
+    timed_out,
+)
 
 
 def silent(story: Story, seconds: float) -> None:
@@ -17,7 +30,7 @@ def silent(story: Story, seconds: float) -> None:
 
 
 def stale_for_s(story: Story) -> float:
-    until = story.node("gpu1").heartbeat.stale_until
+    until = story.node("gpu1").stale_until
     return 0.0 if until is None else until - story.now
 
 
@@ -45,6 +58,32 @@ def test_why_says_that_connections_may_be_silent_and_for_how_long() -> None:
 
 def why(story: Story) -> dict[str, Any]:
     return report.why(story.belief, story.node("gpu1"), story.now, story.policy)
+
+
+def restarted(story: Story) -> None:
+    """The agent is: what it wrote down is all that it still knows."""
+    fresh = begin((configured(name) for name in story.names), story.now)
+    known = {n.name: codec.encode(n) for n in story.belief.nodes.values()}
+    nodes = {n: codec.decode(NodeBelief, known[n], onto=fresh.nodes[n]) for n in story.names}
+    story.belief = resume(replace(fresh, nodes=nodes), story.now)
+
+
+def test_an_agent_that_was_restarted_after_a_silence_still_knows_of_it() -> None:
+    story = Story()
+    silent(story, 40)
+    restarted(story)
+    story.see(story.listing(), answered("gpu1"))
+    assert stale_for_s(story) == 50.0
+
+
+def test_a_silence_that_began_before_the_agent_was_restarted_is_not_taken_for_a_shorter_one() -> None:
+    story = Story()
+    story.pass_time(36, timed_out("gpu1"))
+    restarted(story)
+    story.pass_time(4, story.listing(), timed_out("gpu1"), task_missed("gpu1"))
+    assert story.node("gpu1").proof_misses == 0
+    story.see(answered("gpu1"), after=1)
+    assert stale_for_s(story) >= 1.25 * 36
 
 
 def test_a_short_silence_does_not_end_the_effect_of_a_long_one() -> None:
