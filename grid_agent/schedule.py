@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from config.settings import Agent as AgentSettings
-from grid_agent.loop import LIST_UNSETTLED_S, TICK_S, Loop
+from grid_agent.loop import LIST_EVERY_S, TICK_S, Loop
 
 READY_EVERY_S = 5.0
 SELF_EVERY_S = 2.0
@@ -27,7 +27,7 @@ def schedule(
     now = datetime.now(UTC)
     jobs = (
         (loop.tick, TICK_S),
-        (loop.list_nodes, LIST_UNSETTLED_S),
+        (loop.list_nodes, LIST_EVERY_S),
         (loop.beat, every.heartbeat_every_s),
         (loop.probe, every.probe_every_s),
         (loop.keep_ready, READY_EVERY_S),

@@ -140,7 +140,10 @@ async def live(world: str, folder: str, slack_url: str, started: float) -> None:
     async def probe() -> None:
         loop.feed(m.LoopLagged(0.0))
 
-    jobs = ((0.02, loop.list_nodes), (0.03, loop.beat), (0.03, probe))
+    async def listing() -> None:
+        loop.feed(await ports.list_nodes())
+
+    jobs = ((0.02, listing), (0.03, loop.beat), (0.03, probe))
     await asyncio.gather(loop.run(), outbox.run(), *(every(s, job) for s, job in jobs))
 
 
