@@ -35,11 +35,16 @@ class World:
         self.journal = MemoryJournal()
         self.hanging = asyncio.Event()
         self.hanging.set()
+        self.lists = 0
+        self.list_takes_s = 0.0
+        self.unable: set[str] = set()
 
     def __call__(self) -> float:
         return self.now
 
     async def list_nodes(self) -> m.NodesListed:
+        self.lists += 1
+        self.now += self.list_takes_s
         rows = (
             m.NodeRow(n, i, "127.0.0.1", 1, True, int(i[-1]), is_head=n == "head")
             for n, i in self.ids.items()
@@ -75,7 +80,9 @@ class World:
     async def place(self, order: m.ProveFromPeer, by: NodeBelief) -> m.PeerPlaced:
         return m.PeerPlaced(order.node, order.node_id, by.name, order.node not in self.dead)
 
-    async def prove(self, order: m.ProveNode) -> m.TaskRan:
+    async def prove(self, order: m.ProveNode) -> m.TaskRan | m.TaskMissed:
+        if order.node in self.unable:
+            return m.TaskMissed(order.node, order.node_id, "no answer")
         return m.TaskRan(order.node, order.node_id)
 
     async def repair(self, order: m.RestartWorker, run_on: NodeBelief) -> m.RepairEnded:
@@ -129,6 +136,26 @@ async def test_a_death_goes_round_the_loop_and_is_healed() -> None:
         assert [(r.node, r.run_on, r.fence_node_id) for r in world.repaired] == [("w1", "head", "w1-1")]
         assert world.shown[-1].phase is Phase.RESOLVED
         assert {i.id for i in world.shown} == {1}
+
+
+async def test_the_table_is_read_five_times_a_second_while_a_node_is_on_its_way_and_else_once() -> None:
+    world = World()
+    async with watched(world) as loop:
+
+        async def listed(after_s: float) -> int:
+            world.now, before = world.now + after_s, world.lists
+            await loop.list_nodes()
+            return world.lists - before
+
+        assert [await listed(s) for s in (1.0, 0.5, 0.5, 0.5)] == [1, 0, 1, 0]
+        world.ids["w2"], world.unable, world.list_takes_s = "w2-2", {"w2"}, 0.2
+        assert await listed(1.0) == 1
+        await until_true(lambda: loop.belief.nodes["w2"].state is State.JOINING)
+        assert await listed(1.0) in (4, 5)
+        world.unable.clear()
+        await listed(10.0)
+        await until_true(lambda: loop.belief.nodes["w2"].state is State.ALIVE)
+        assert await listed(1.0) == 1
 
 
 async def test_what_a_person_stopped_a_moment_ago_is_not_restarted() -> None:
