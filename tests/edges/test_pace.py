@@ -34,7 +34,7 @@ def test_the_room_follows_what_checks_cost() -> None:
     for _ in range(20):
         with pace.round(100, 60.0):
             burn(0.06)
-    assert FLOOR <= pace.room() <= 50  # 0.6 ms each
+    assert FLOOR <= pace.room() <= 42  # 0.6 ms each, and a quarter more afterwards
 
 
 def test_a_round_that_waited_teaches_nothing() -> None:
