@@ -37,7 +37,8 @@ from grid_agent.edges.live_work import LiveWorks
 from grid_agent.edges.looks import Looks
 from grid_agent.edges.outbox import LogOutbox, Outbox
 from grid_agent.edges.people import StoppedByPeople
-from grid_agent.edges.remote import Probes, Remote, Through
+from grid_agent.edges.probes import Probes
+from grid_agent.edges.remote import Remote, Through
 from grid_agent.edges.self_check import SelfCheck
 from grid_agent.edges.slack import SlackClient
 from grid_agent.edges.transports import Transports

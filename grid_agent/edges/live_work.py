@@ -11,7 +11,7 @@ from ray.util import state
 
 from grid_agent.core import messages as m
 from grid_agent.core.seen import LiveWork
-from grid_agent.edges.remote import OUR_ACTORS, OUR_TASKS
+from grid_agent.edges.placing import OUR_ACTORS, OUR_TASKS
 
 LIST_S = 6.0
 NAMES = 8

@@ -1,52 +1,31 @@
-"""Ray tasks and actors that the agent places: the no-op that proves a node, the repair, the probes.
+"""What the agent has done on other nodes: the no-op that proves one, the repair, a look from a peer.
 
-Everything runs where NodeAffinity puts it, with num_cpus 0 and a deadline; the code travels by value, so
-that a node needs Ray and nothing of ours. Ray hangs rather than fails between a crash and the GCS's
-verdict, therefore no answer is ever waited for without a limit.
+The code travels by value, so that a node needs Ray and nothing of ours.
 """
 
 import asyncio
-import inspect
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from grid_agent.core import messages as m
-from grid_agent.core.gpu_model import sweep_of
 from grid_agent.core.model import NodeBelief
-from grid_agent.core.seen import ProbeReport
-from grid_agent.core.terms import Miss
-from grid_agent.edges import (
-    gpu_child,
-    gpu_nvml,
-    gpu_reader,
-    gpu_smi,
-    gpu_watch,
-    host,
-    hosts,
-    node_probe,
-    ssh_client,
-    ssh_errors,
-)
+from grid_agent.edges import host, hosts, placing, ssh_client, ssh_errors
 from grid_agent.edges.transports import Transport
 
 _HOST = [sys.modules[f"{host.PACKAGE}.{name}"] for name in host.NAMES]
 _SSH = (ssh_errors, ssh_client, hosts)
-for _module in (gpu_child, gpu_nvml, gpu_watch, host, *_HOST, *_SSH, node_probe, sys.modules[__name__]):
+for _module in (host, *_HOST, *_SSH, sys.modules[__name__]):
     ray.cloudpickle.register_pickle_by_value(_module)
 
 log = logging.getLogger("grid_agent.remote")
 REPAIRS = 16  # at once in the one process that is kept for them
 PROVE_S = 10.0
-PROBE_S = 4.0
-CHECK_S = 1.0  # for a peer's check of another node
-PEER_S = 5.0  # for a worker process on the peer to start
 READY_S = 20.0  # for the process that carries out the head's repairs to start
 ASK_S = 1.0  # for its word that it is there
 # Errors that a second try cannot cure: a person has to change something on that host, or in the file.
@@ -55,9 +34,6 @@ NOT_CURABLE = frozenset(
     | {"python_too_old", "key_refused", "host_key_changed", "host_key_unknown"}
 )
 NOT_BEGUN = frozenset({"stopped", "stale"})  # refused before anything was done
-# How what the agent runs is called in Ray: nothing of a user's begins so.
-OUR_TASKS = "grid-agent: "
-OUR_ACTORS = frozenset({"GridAgentProbe", "GridAgentRepairer"})
 Plan = Callable[[m.RestartWorker], tuple[dict[str, Any], float]]
 Ways = Callable[[str, str], Transport]
 
@@ -68,14 +44,14 @@ def _noop() -> None:
 
 def _place_noop(node_id: str, timeout_s: float) -> str:
     """On a peer: places a no-op on another node. Answers what went wrong, nothing when it has run."""
-    ref = _once(_noop, "no-op").options(**_on(node_id)).remote()
+    ref = placing.task(_noop, "no-op", node_id).remote()
     try:
         ray.get(ref, timeout=timeout_s)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(ref, force=False, recursive=False)
         return f"no answer in {timeout_s:g} s"
     except Exception as error:  # noqa: BLE001 - whatever it was, no task ran
-        return _one_line(error)
+        return placing.one_line(error)
     return ""
 
 
@@ -115,7 +91,7 @@ class Remote:
         self._plan = plan
         self._ways = ways
         self._repair_s = repair_s
-        self._noop = _once(_noop, "no-op")
+        self._noop = placing.task(_noop, "no-op")
         self._class = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=REPAIRS)(GridAgentRepairer)
         self._repairer: tuple[str, Any] | None = None  # node id and actor
 
@@ -125,7 +101,7 @@ class Remote:
             return
         node_id = node.incarnation.node_id
         if self._repairer is None or self._repairer[0] != node_id:
-            self._repairer = (node_id, self._class.options(**_on(node_id)).remote())
+            self._repairer = (node_id, self._class.options(**placing.on(node_id)).remote())
         if not await self._is_ready(READY_S):
             log.warning("the process for repairs from %s does not answer; it is made anew", node.name)
 
@@ -133,7 +109,7 @@ class Remote:
         """Whether the actor answers; one that does not is given up, and a repair starts its own process."""
         try:
             if self._repairer is not None:
-                await _result(self._repairer[1].ready.remote(), timeout_s)
+                await placing.result(self._repairer[1].ready.remote(), timeout_s)
         except Exception:  # noqa: BLE001 - dead or stuck, it is of no use
             self._repairer = None
         return self._repairer is not None
@@ -141,20 +117,20 @@ class Remote:
     async def prove(self, order: m.ProveNode) -> m.TaskRan | m.TaskMissed:
         """Run a no-op on exactly this incarnation."""
         try:
-            await _result(self._noop.options(**_on(order.node_id)).remote(), PROVE_S)
+            await placing.result(self._noop.options(**placing.on(order.node_id)).remote(), PROVE_S)
         except Exception as error:  # noqa: BLE001 - whatever it was, no task ran
-            return m.TaskMissed(order.node, order.node_id, _one_line(error))
+            return m.TaskMissed(order.node, order.node_id, placing.one_line(error))
         return m.TaskRan(order.node, order.node_id)
 
     async def place(self, order: m.ProveFromPeer, by: NodeBelief) -> m.PeerPlaced | m.PeerFailed:
         """Have the node `by` place a no-op on another one: a task that owes nothing to us."""
         if by.incarnation is None:
             return m.PeerFailed(order.node, by.name, f"{by.name} has no raylet")
-        place = _once(_place_noop, f"no-op on {order.node}").options(**_on(by.incarnation.node_id))
+        place = placing.task(_place_noop, f"no-op on {order.node}", by.incarnation.node_id)
         try:
-            wrong = await _result(place.remote(order.node_id, PROVE_S), PROVE_S + PEER_S)
+            wrong = await placing.result(place.remote(order.node_id, PROVE_S), PROVE_S + placing.PEER_S)
         except Exception as error:  # noqa: BLE001 - then nobody has tried
-            return m.PeerFailed(order.node, by.name, _one_line(error))
+            return m.PeerFailed(order.node, by.name, placing.one_line(error))
         return m.PeerPlaced(order.node, order.node_id, by.name, not wrong, wrong)
 
     async def repair(self, order: m.RestartWorker, run_on: NodeBelief) -> m.RepairEnded:
@@ -170,7 +146,7 @@ class Remote:
                 way = self._ways(run_on.name, order.node)
                 task = await self._task(run_on.incarnation.node_id, order.node)
                 began, begun = time.monotonic(), True
-                answer = await _result(task.remote(way, request, longest_s), self._repair_s)
+                answer = await placing.result(task.remote(way, request, longest_s), self._repair_s)
                 took = ", ".join(f"{a.get('took_s', 0):.2f}" for a in answer.get("answers", ()))
                 log.info("repair of %s: %.2f s, its steps %s s", order.node, time.monotonic() - began, took)
         except Exception as error:  # noqa: BLE001 - the core decides what follows
@@ -179,15 +155,15 @@ class Remote:
             unheard = begun and not isinstance(error, ray.exceptions.RayTaskError)
             curable = None if unheard else True
             return m.RepairEnded(
-                order.node, order.attempt, ok=False, detail=_one_line(error), curable=curable
+                order.node, order.attempt, ok=False, detail=placing.one_line(error), curable=curable
             )
         return _ended(order, answer)
 
     async def _task(self, node_id: str, sick: str) -> Any:
         """What carries a repair out on this node: the actor there, else a task."""
         if self._repairer is not None and self._repairer[0] == node_id and await self._is_ready(ASK_S):
-            return self._repairer[1].carry_out.options(name=f"{OUR_TASKS}repair {sick}")
-        return _once(_carry_out, f"repair {sick}").options(**_on(node_id))
+            return self._repairer[1].carry_out.options(name=f"{placing.OUR_TASKS}repair {sick}")
+        return placing.task(_carry_out, f"repair {sick}", node_id)
 
 
 class Through:
@@ -201,11 +177,12 @@ class Through:
         """The answer of the host's program, or `ok` False when the task could not run."""
         if self._by.incarnation is None:
             return {"ok": False, "error": "no_peer", "detail": f"{self._by.name} has no raylet"}
-        task = _once(_carry_out, "look").options(**_on(self._by.incarnation.node_id))
+        task = placing.task(_carry_out, "look", self._by.incarnation.node_id)
         try:
-            return dict(await _result(task.remote(self._way, request, timeout_s), timeout_s + PEER_S))
+            asked = task.remote(self._way, request, timeout_s)
+            return dict(await placing.result(asked, timeout_s + placing.PEER_S))
         except Exception as error:  # noqa: BLE001 - then nobody has looked
-            return {"ok": False, "error": "no_peer", "detail": f"{self._by.name}: {_one_line(error)}"}
+            return {"ok": False, "error": "no_peer", "detail": f"{self._by.name}: {placing.one_line(error)}"}
 
 
 def _ended(order: m.RestartWorker, answer: Mapping[str, Any]) -> m.RepairEnded:
@@ -219,89 +196,3 @@ def _ended(order: m.RestartWorker, answer: Mapping[str, Any]) -> m.RepairEnded:
     detail = f"{error}: {answer.get('detail', 'no detail')}"
     curable, begun = error not in NOT_CURABLE, error not in NOT_BEGUN
     return m.RepairEnded(order.node, order.attempt, ok=False, detail=detail, curable=curable, begun=begun)
-
-
-class Probes:
-    """One probe actor per incarnation; its handle is dropped with the incarnation.
-
-    `gpu` gives, for the name of a node, how its GPUs are read, as `node_probe` wants it, less the sources.
-    """
-
-    def __init__(self, temp_dir: str, gpu: Callable[[str], Mapping[str, Any]]) -> None:
-        self._temp_dir = temp_dir
-        self._gpu = gpu
-        readers = (gpu_nvml, gpu_smi, gpu_reader)  # the vendors, and last what runs them
-        self._sources = [
-            (module.__name__.rsplit(".", 1)[-1], inspect.getsource(module)) for module in readers
-        ]
-        self._actors: dict[str, tuple[str, Any]] = {}
-        # Two threads: a report that waits for a GPU driver keeps nobody from bearing witness.
-        actor = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=2)
-        self._class = actor(node_probe.GridAgentProbe)
-
-    async def sweep(self, nodes: Iterable[NodeBelief]) -> Sequence[m.Event]:
-        """Ask every given node's probe at once; who does not answer in time is left out."""
-        asked = [self._ask(n.name, n.incarnation.node_id) for n in nodes if n.incarnation is not None]
-        return [event for event in await asyncio.gather(*asked) if event is not None]
-
-    def let_go(self, names: Iterable[str]) -> None:
-        """Drop the actors of these nodes: a drain waits until a node is idle, without actors."""
-        for name in names:
-            self._actors.pop(name, None)
-
-    async def check(self, order: m.AskPeer, by: NodeBelief) -> m.PeerChecked | m.PeerFailed:
-        """Have the node `by` check the port of another one."""
-        if by.incarnation is None:
-            return m.PeerFailed(order.node, by.name, f"{by.name} has no raylet")
-        try:
-            actor = self._actor(by.name, by.incarnation.node_id)
-            asked = actor.check_peer.remote(order.address, order.port, CHECK_S)
-            seen = await _result(asked, CHECK_S + PEER_S)
-        except Exception as error:  # noqa: BLE001 - then nobody has checked
-            self._actors.pop(by.name, None)
-            return m.PeerFailed(order.node, by.name, _one_line(error))
-        how = None if seen["how"] is None else Miss(seen["how"])
-        return m.PeerChecked(order.node, order.node_id, by.name, how, str(seen["detail"]))
-
-    def _actor(self, name: str, node_id: str) -> Any:
-        known = self._actors.get(name)
-        if known is None or known[0] != node_id:
-            gpu = {**self._gpu(name), "sources": self._sources}
-            known = (node_id, self._class.options(**_on(node_id)).remote(self._temp_dir, gpu))
-            self._actors[name] = known
-        return known[1]
-
-    async def _ask(self, name: str, node_id: str) -> m.Event | None:
-        try:
-            seen = await _result(self._actor(name, node_id).report.remote(), PROBE_S)
-            sweep = sweep_of(seen.pop("gpus"))
-        except ray.exceptions.GetTimeoutError:
-            return None
-        except Exception:  # noqa: BLE001 - a dead actor is made anew at the next sweep
-            self._actors.pop(name, None)
-            return None
-        return m.NodeProbed(name, node_id, ProbeReport(at=0.0, gpus_seen=sweep.seen, gpus=sweep, **seen))
-
-
-async def _result(ref: Any, timeout_s: float) -> Any:
-    """The value of a reference, or GetTimeoutError after `timeout_s`; the call is then cancelled."""
-    try:
-        return await asyncio.wait_for(asyncio.wrap_future(ref.future()), timeout_s)
-    except TimeoutError:
-        ray.cancel(ref, force=False, recursive=False)
-        message = f"no answer in {timeout_s:g} s"
-        raise ray.exceptions.GetTimeoutError(message) from None
-
-
-def _once(function: Callable[..., Any], name: str) -> Any:
-    """A task of ours that needs no CPU and is never tried twice."""
-    return ray.remote(num_cpus=0, max_retries=0, name=OUR_TASKS + name)(function)
-
-
-def _on(node_id: str) -> dict[str, Any]:
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)}
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[-1][:200] if text else ''}".rstrip(": ")

@@ -11,7 +11,7 @@ import pytest
 
 from grid_agent.core import messages as m
 from grid_agent.core.seen import LiveWork
-from grid_agent.edges import node_probe, remote
+from grid_agent.edges import node_probe, placing, remote
 from grid_agent.edges.live_work import MOST, LiveWorks
 from tests.support.web import serving
 
@@ -119,7 +119,7 @@ async def test_a_users_actor_is_work_whatever_its_class(name: str) -> None:
 
 
 async def test_what_the_agent_runs_itself_is_no_work() -> None:
-    ours = [remote._once(remote._noop, "no-op"), remote._once(remote._carry_out, "repair gpu1")]
+    ours = [placing.task(remote._noop, "no-op"), placing.task(remote._carry_out, "repair gpu1")]
     names = [o._default_options["name"] for o in ours]
     classes = [node_probe.GridAgentProbe.__name__, remote.GridAgentRepairer.__name__]
     assert (await listed(map(actor, classes), map(task, names))).nothing
