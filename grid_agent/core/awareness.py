@@ -65,6 +65,7 @@ def stretched(belief: Belief, policy: Policy) -> Policy:
         join_s=policy.join_s * factor,
         zombie_s=policy.zombie_s * factor,
         report_s=policy.report_s * factor,
+        undecided_s=policy.undecided_s * factor,
     )
 
 
@@ -121,8 +122,13 @@ def _noted(observer: Observer, points: int, doubts: tuple[str, ...], now: float)
 
 def _unwatched(belief: Belief, gap_s: float, now: float) -> Belief:
     """What began before we stood still is no older for it; what was seen before proves nothing now."""
-    late = [_later(n, gap_s, now) for n in belief.nodes.values() if n.state is not State.ALIVE]
+    doubted = (n for n in belief.nodes.values() if n.state is not State.ALIVE or _missed(n))
+    late = [_later(n, gap_s, now) for n in doubted]
     return replace(belief, nodes={**belief.nodes, **{n.name: n for n in late}})
+
+
+def _missed(node: NodeBelief) -> bool:
+    return bool(node.heartbeat.misses or node.proof_misses)
 
 
 def _later(node: NodeBelief, gap_s: float, now: float) -> NodeBelief:

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from grid_agent.core import awareness, gpus, silence
+from grid_agent.core import awareness, gpus, planned, silence
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, NodeBelief, Observer
 from grid_agent.core.seen import Heartbeat, HostView, Incarnation, PeerTask, PeerView
 
 TELL_AGAIN_S = 5.0
+SETTLED_S = 10.0  # after the GCS was silent: raylets and workers find it again
 
 
 def fold(belief: Belief, event: m.Event, now: float) -> Belief:
@@ -90,13 +91,15 @@ def _node(belief: Belief, node: NodeBelief, event: m.Event, now: float) -> NodeB
     known = node.incarnation
     if known is None or getattr(event, "node_id", None) != known.node_id:
         return node
-    if isinstance(event, m.PeerPlaced):
-        return _peer_placed(node, event, belief.nodes.get(event.by), now)
-    return _of_incarnation(node, event, now)
+    return _of_incarnation(belief, node, event, now)
 
 
-def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
+def _of_incarnation(belief: Belief, node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
     match event:
+        case m.PeerPlaced():
+            return _peer_placed(belief, node, event, now)
+        case m.TaskMissed():
+            return _task_missed(belief, node, now)
         case m.HeartbeatAnswered(_, _, rtt_ms, last_ms):
             return silence.answered(node, rtt_ms, last_ms, now)
         case m.WorkListed(_, _, work):
@@ -113,32 +116,33 @@ def _of_incarnation(node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
         case m.TaskRan(_, node_id):
             proven = replace(node, proven_id=node_id, proof_misses=0, proof_missed_at=None)
             return replace(proven, proof_begun_at=None, peer_task=None)
-        case m.TaskMissed():
-            return _task_missed(node, now)
         case m.NodeProbed(_, _, report):
             return gpus.noted(replace(node, probe=replace(report, at=now)), now)
     return node
 
 
-def _peer_placed(node: NodeBelief, event: m.PeerPlaced, by: NodeBelief | None, now: float) -> NodeBelief:
-    """Who runs a task lives, whatever a peer found before; if it died since, the next one finds that.
-
-    One that did not run shows nothing where the connections of either of them may have been silent.
-    """
-    begun_at = node.peer_begun_at or now
+def _peer_placed(belief: Belief, node: NodeBelief, event: m.PeerPlaced, now: float) -> NodeBelief:
+    """Who runs a task lives, whatever a peer found before; if it died since, the next one finds that."""
+    begun_at, by = node.peer_begun_at or now, belief.nodes.get(event.by)
     node = replace(node, peer_begun_at=None, peer_trouble=None)
-    if not event.ran and any(silence.stale(n, begun_at, now) for n in (node, by) if n is not None):
+    if not event.ran and any(_in_vain(belief, n, begun_at, now) for n in (node, by) if n is not None):
         return node
     view = None if event.ran else node.peer_view
     return replace(node, peer_view=view, peer_task=PeerTask(now, event.by, event.ran, event.detail))
 
 
-def _task_missed(node: NodeBelief, now: float) -> NodeBelief:
-    """A task that may have gone over a connection that is silent by itself shows nothing."""
-    if silence.stale(node, node.proof_begun_at or now, now):
+def _task_missed(belief: Belief, node: NodeBelief, now: float) -> NodeBelief:
+    if _in_vain(belief, node, node.proof_begun_at or now, now):
         return replace(node, proof_begun_at=None)
     since = now if node.proof_missed_at is None else node.proof_missed_at
     return replace(node, proof_misses=node.proof_misses + 1, proof_missed_at=since, proof_begun_at=None)
+
+
+def _in_vain(belief: Belief, node: NodeBelief, begun_at: float, now: float) -> bool:
+    """A task that did not run shows nothing of the node: others were silent, or Ray gives it none."""
+    seen = belief.observer
+    gcs = seen.gcs_silent_since is not None or begun_at < (seen.gcs_back_at or 0.0) + SETTLED_S
+    return gcs or planned.draining(node) or silence.stale(node, begun_at, now)
 
 
 def _looked(node: NodeBelief, view: HostView, about: str | None, now: float) -> NodeBelief:
@@ -147,9 +151,8 @@ def _looked(node: NodeBelief, view: HostView, about: str | None, now: float) -> 
     if about is not None and (node.incarnation is None or node.incarnation.node_id != about):
         return node
     view = view if begun_at is None else replace(view, at=begun_at)
-    before = node.host_view
-    same = before is not None and before.reached == view.reached
-    if before is not None and same:
+    before, silent_at = node.host_view, node.heartbeat.first_missed_at
+    if before is not None and before.reached == view.reached and before.at >= (silent_at or 0.0):
         since = before.since
     else:
         since = silence.reached_since(node, now) if view.reached else view.at
@@ -198,7 +201,9 @@ def _listed(belief: Belief, rows: Iterable[m.NodeRow], now: float) -> Belief:
             newest[name] = _life(belief.nodes[name], newest[name], lives)
     belief = put_all(belief, [_row(node, newest.get(name), now) for name, node in belief.nodes.items()])
     belief = put_all(belief, _doubled(belief.nodes, rows))
-    observer = replace(belief.observer, gcs_answered_at=now, gcs_silent_since=None)
+    seen = belief.observer
+    back_at = seen.gcs_back_at if seen.gcs_silent_since is None else now
+    observer = replace(seen, gcs_answered_at=now, gcs_silent_since=None, gcs_back_at=back_at)
     return replace(belief, observer=observer)
 
 
@@ -248,6 +253,9 @@ def _row(node: NodeBelief, row: m.NodeRow | None, now: float) -> NodeBelief:
             incarnation=Incarnation(row.node_id, row.address, row.port, row.started_at_ms),
             heartbeat=Heartbeat(),
             stale_until=None,
+            work=None,
+            work_asked_at=None,
+            drain_ends_at=None,
             host_view=None,
             peer_view=None,
             peer_task=None,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from grid_agent.core import evidence, names
 from grid_agent.core.incident_model import Incident, Phase, Step
 from grid_agent.core.model import Belief, NodeBelief
+from grid_agent.core.policy import Policy
 from grid_agent.core.terms import NOT_OURS, Cause, State
 
 MAX_STEPS = 2_000
@@ -41,16 +42,17 @@ def reopen(belief: Belief, node: NodeBelief, now: float, window_s: float) -> Bel
     return _attach(belief, again, node)
 
 
-def report(belief: Belief, node: NodeBelief, now: float, after_s: float) -> Belief:
-    """A way to a suspect is broken: nothing is restarted, so a person must hear of it once it has lasted."""
+def report(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
+    """A way to a suspect is broken, or no verdict comes: a person must hear of it once it has lasted."""
     known = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
     if known is not None:
-        if known.nodes == (node.name,) and known.cause is not node.cause:
+        if known.nodes == (node.name,) and node.cause is not None and known.cause is not node.cause:
             return add(recast(belief, node), node, f"{node.name}, looked at again: {node.cause}", now)
         return belief
-    if node.cause not in NOT_OURS or node.cause_since is None or now - node.cause_since < after_s:
-        return belief
-    return _open(belief, node, now, Phase.NEEDS_PERSON)
+    caused_s = 0.0 if node.cause_since is None else now - node.cause_since
+    broken = node.cause in NOT_OURS and caused_s >= policy.report_s
+    undecided = node.cause is not Cause.OBSERVER_SICK and now - node.since >= policy.undecided_s
+    return _open(belief, node, now, Phase.NEEDS_PERSON) if broken or undecided else belief
 
 
 def rephase(belief: Belief) -> Belief:
@@ -183,8 +185,9 @@ def _storm(belief: Belief, now: float, window_s: float) -> tuple[Belief, Inciden
 
 
 def _helpless(node: NodeBelief) -> bool:
-    """Nothing that the agent may do helps this node."""
-    return node.state is State.GAVE_UP or (node.state is State.SUSPECT and node.cause in NOT_OURS)
+    """Nothing that the agent may do helps this node: given up, a broken path, or nobody can find out more."""
+    unclear = node.cause is None or node.cause in NOT_OURS
+    return node.state is State.GAVE_UP or (node.state in (State.SUSPECT, State.JOINING) and unclear)
 
 
 def _open(belief: Belief, node: NodeBelief, now: float, phase: Phase) -> Belief:
@@ -192,7 +195,7 @@ def _open(belief: Belief, node: NodeBelief, now: float, phase: Phase) -> Belief:
         id=belief.next_incident_id,
         nodes=(node.name,),
         host=node.host,
-        cause=node.cause or Cause.PROCESS_GONE,
+        cause=node.cause or Cause.NOT_CLEAR,
         phase=phase,
         opened_at=now,
         failed_at=node.failed_at if node.failed_at is not None else now,
@@ -243,4 +246,4 @@ def _found(node: NodeBelief) -> str:
         return f"{node.name}: {node.cause}"
     why = "; ".join(node.evidence)
     what = "is dead" if node.state is State.DEAD else "is not well"
-    return f"{node.name} {what}: {node.cause}" + (f" ({why})" if why else "")
+    return f"{node.name} {what}: {node.cause or Cause.NOT_CLEAR}" + (f" ({why})" if why else "")

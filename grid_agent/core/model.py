@@ -83,6 +83,7 @@ class NodeBelief:
     incarnation: Incarnation | None = None
     former_id: str | None = None  # the incarnation before
     proven_id: str | None = None  # the incarnation on which a pinned task has run
+    answered_id: str | None = None  # the incarnation that has answered a heartbeat
     stopped_id: str | None = None  # the incarnation a person stopped: its dead row is no news
     # What the GCS row of `incarnation` says, and since when that is False.
     listed_alive: bool | None = field(default=None, metadata=TRANSIENT)
@@ -140,6 +141,11 @@ class NodeBelief:
     stopped: bool = field(default=False, metadata=TRANSIENT)  # a person stopped it
 
     @property
+    def ever_answered(self) -> bool:
+        """Its present incarnation has answered us, or an agent before us."""
+        return self.incarnation is not None and self.answered_id == self.incarnation.node_id
+
+    @property
     def in_flight(self) -> bool:
         """A repair of this node is under way."""
         return bool(self.attempts) and self.attempts[-1].ended_at is None
@@ -152,6 +158,7 @@ class Observer:
     loop_lag_ms: float = 0.0
     gcs_answered_at: float | None = None
     gcs_silent_since: float | None = None
+    gcs_back_at: float | None = None  # the end of its last silence
     slack_stuck: str | None = None
     rotation_s: float | None = None  # until each raylet has been checked once; None: not known yet
     score: int = 0  # how much we doubt ourselves; since when, and why

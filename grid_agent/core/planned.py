@@ -23,8 +23,16 @@ NOT_ASKED = GONE | {Cause.HOST_DOWN, Cause.HUNG, Cause.ZOMBIE}
 
 
 def running(node: NodeBelief) -> bool:
-    """The raylet is there and belongs to the cluster: a restart may end work."""
-    return node.incarnation is not None and bool(node.listed_alive) and node.cause not in NOT_ASKED
+    """The raylet is there and belongs to the cluster: a restart may end work. A suspicion is no verdict."""
+    ended = node.cause in NOT_ASKED and node.state is not State.SUSPECT
+    return node.incarnation is not None and bool(node.listed_alive) and not ended
+
+
+def draining(node: NodeBelief) -> bool:
+    """Ray was asked to give its present incarnation no new work."""
+    known = node.incarnation
+    by_policy = known is not None and node.gpus.drained_id == known.node_id
+    return node.drain_ends_at is not None or by_policy
 
 
 def known(node: NodeBelief) -> LiveWork | None:
@@ -48,6 +56,8 @@ def prepare(
     belief: Belief, node: NodeBelief, now: float, policy: Policy
 ) -> tuple[Belief, tuple[m.Order, ...], bool]:
     """Return the belief, what to do first, and whether the node is ready to be restarted."""
+    if node.incarnation is None and node.state is State.JOINING and not _listed_since(belief, node.since):
+        return belief, (), False  # it may run: we have only just begun to follow it
     if not running(node) or node.incarnation is None:
         return belief, (), True
     node_id, work = node.incarnation.node_id, known(node)
@@ -66,6 +76,11 @@ def prepare(
     return evidence.put(belief, node), tuple(orders), False
 
 
+def _listed_since(belief: Belief, at: float) -> bool:
+    listed_at = belief.observer.gcs_answered_at
+    return listed_at is not None and listed_at > at
+
+
 def look_again(belief: Belief, node: NodeBelief, now: float) -> tuple[Belief, tuple[m.Order, ...]]:
     """List anew what is in the way of a node that waits to be restarted: it may be over by now."""
     if node.incarnation is None or (node.work_asked_at is not None and now - node.work_asked_at < HELD_S):
@@ -77,6 +92,13 @@ def look_again(belief: Belief, node: NodeBelief, now: float) -> tuple[Belief, tu
 def forget(node: NodeBelief, refused: str | None = None) -> NodeBelief:
     """The node without the wish to restart it; `refused` tells the person why nothing was done."""
     return replace(node, asked=None, ask_refused=refused, work=None, work_asked_at=None, drain_ends_at=None)
+
+
+def over(node: NodeBelief) -> NodeBelief:
+    """The node without what was listed and drained for a restart that is not needed any more."""
+    if node.asked is not None or (node.work, node.work_asked_at, node.drain_ends_at) == (None, None, None):
+        return node
+    return replace(node, work=None, work_asked_at=None, drain_ends_at=None)
 
 
 def declined(node: NodeBelief, no: Refusal | None, now: float, policy: Policy) -> bool:

@@ -16,9 +16,10 @@ class Policy:
     wait after attempt k is `backoff_s` times 3^(k-1), at most `backoff_most_s`, plus a jitter. A node
     that was ALIVE for `probation_s` begins its ladder anew. `do_not_disturb` holds (from, to) in minutes
     after midnight UTC.
-    `report_s` passes before people hear of a broken path. A raylet that the GCS has marked dead exits within
-    2 s; one that still runs after `zombie_s` is a zombie. A node that is ALIVE is proved again every
-    `prove_again_s`.
+    `report_s` passes before people hear of a broken path, `undecided_s` before they hear of a node that is
+    not well, and of which no verdict comes: its host takes no login, say. A raylet that the GCS has marked
+    dead exits within 2 s; one that still runs after `zombie_s` is a zombie. A node that is ALIVE is proved
+    again every `prove_again_s`.
     """
 
     mode: Mode = "heal"
@@ -32,6 +33,7 @@ class Policy:
     prove_again_s: float = 180.0
     peer_every_s: float = 3.0
     report_s: float = 20.0
+    undecided_s: float = 600.0
     zombie_s: float = 5.0
     repair_timeout_s: float = 90.0
     node_attempts: int = 4

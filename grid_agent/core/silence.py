@@ -25,7 +25,9 @@ def answered(node: NodeBelief, rtt_ms: float, last_ms: float | None, now: float)
     until, silent_s = node.stale_until, _silent_s(node, now)
     if silent_s >= SHORT_S:
         until = max(until or now, now + min(LONGER * silent_s, MOST_S))
-    return replace(node, heartbeat=Heartbeat(now, rtt_ms, last_rtt_ms=last_ms), stale_until=until)
+    by = node.incarnation.node_id if node.incarnation is not None else None
+    beat = Heartbeat(now, rtt_ms, last_rtt_ms=last_ms)
+    return replace(node, heartbeat=beat, answered_id=by, stale_until=until)
 
 
 def stale(node: NodeBelief, begun_at: float, now: float) -> bool:

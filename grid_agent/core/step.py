@@ -24,6 +24,7 @@ from grid_agent.core import (
     lifecycle,
     people,
     placement,
+    planned,
     repair,
     rest,
     verdict,
@@ -61,8 +62,8 @@ def step(
         belief = _judge(belief, belief.nodes[name], now, policy)
     belief = gpu_incidents.tell(_hold(belief, now, policy), awake, now, policy)
     belief = head.settle(belief, now)
-    belief, planned = gpu_policy.act(belief, awake, now, policy)
-    orders: list[m.Order] = [*planned, *ghosts.bury(belief, events, now, policy)]
+    belief, drains = gpu_policy.act(belief, awake, now, policy)
+    orders: list[m.Order] = [*drains, *ghosts.bury(belief, events, now, policy)]
     for name in awake:
         belief, more = _act(belief, belief.nodes[name], now, policy)
         orders += more
@@ -106,7 +107,7 @@ def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
         return people.cordon(belief, node, now)
     if _usable(node):
         return _back(belief, node, now)
-    if node.incarnation is None and belief.observer.gcs_silent_since is not None:
+    if node.incarnation is None and not _listing(belief):
         return belief  # that the GCS does not list it is only known while the GCS answers
     if node.state is State.ALIVE and not _proven(node):
         belief = evidence.put(belief, replace(lifecycle.move(node, State.JOINING, now, None), evidence=()))
@@ -116,18 +117,33 @@ def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
     found = _found(belief, node, now, policy)
     if node.state is State.DEAD:
         return _judge_again(belief, node, found, now, policy)
-    if found.grade is Grade.SUSPECT or (found.grade is Grade.DEAD and node.role == "head"):
+    if found.grade is Grade.DEAD and node.role != "head":
+        return _died(belief, node, found, now, policy)
+    if found.grade in (Grade.DEAD, Grade.SUSPECT):
         ours = found.cause is None and awareness.sick(belief.observer)
         moved = lifecycle.move(node, State.SUSPECT, now, Cause.OBSERVER_SICK if ours else found.cause)
         moved = moved if moved.evidence == found.evidence else replace(moved, evidence=found.evidence)
-        return incidents.report(evidence.put(belief, moved), moved, now, policy.report_s)
-    if found.grade is Grade.DEAD:
-        if node.state is State.ALIVE:
-            node = lifecycle.move(node, State.SUSPECT, now, found.cause)
-        dead = lifecycle.move(node, State.DEAD, now, found.cause)
-        dead = replace(dead, evidence=found.evidence, verdict_stands=True)
-        return repair.died(belief, dead, now, policy)
-    return belief
+        return incidents.report(evidence.put(belief, moved), moved, now, policy)
+    never_came = node.state is State.JOINING and node.incarnation is None
+    return incidents.report(belief, _described(node), now, policy) if never_came else belief
+
+
+def _died(belief: Belief, node: NodeBelief, found: verdict.Verdict, now: float, policy: Policy) -> Belief:
+    if node.state is State.ALIVE:
+        node = lifecycle.move(node, State.SUSPECT, now, found.cause)
+    dead = lifecycle.move(node, State.DEAD, now, found.cause)
+    dead = replace(dead, evidence=found.evidence, verdict_stands=True)
+    return repair.died(belief, dead, now, policy)
+
+
+def _listing(belief: Belief) -> bool:
+    """The GCS answers, and has answered us."""
+    return belief.observer.gcs_silent_since is None and belief.observer.gcs_answered_at is not None
+
+
+def _described(node: NodeBelief) -> NodeBelief:
+    """With what is known of it, for whoever hears of it although there is no verdict."""
+    return replace(node, evidence=tuple(fact.text for fact in facts.facts(node)))
 
 
 def _found(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> verdict.Verdict:
@@ -183,9 +199,8 @@ def _back(belief: Belief, node: NodeBelief, now: float) -> Belief:
     if node.state is State.ALIVE:
         return belief
     was_open = node.incident_id is not None
-    alive = replace(
-        lifecycle.move(node, State.ALIVE, now, None), evidence=(), refusal=None, next_attempt_at=None
-    )
+    alive = lifecycle.move(planned.over(node), State.ALIVE, now, None)
+    alive = replace(alive, evidence=(), refusal=None, next_attempt_at=None)
     belief = evidence.put(belief, alive)
     if not was_open:
         return belief

@@ -39,6 +39,7 @@ class Cause(StrEnum):
     GPU_DIFFERS = "GPU differs"
     ASKED = "restart asked for by a person"
     GPU_UNWELL = "GPU unwell"  # it is there, and complains
+    NOT_CLEAR = "not clear"  # not well for long, and nobody can find out why
 
 
 GONE = frozenset({Cause.PROCESS_GONE, Cause.AGENT_DIED, Cause.OUT_OF_MEMORY})  # the process has ended

@@ -149,8 +149,7 @@ def _gone(case: Case) -> Verdict | None:
         proven = case.refused or case.peer_refused or marked
     else:
         # A firewall refuses, too. Only where the raylet has answered before is refusal news of its end.
-        answered = node.heartbeat.answered_at is not None
-        proven = case.peer_refused and answered and (case.refused or marked)
+        proven = case.peer_refused and node.ever_answered and (case.refused or marked)
     return case.given_up(_why_gone(case)) if proven else None
 
 
@@ -184,7 +183,9 @@ def _path(case: Case) -> Verdict | None:
     """The head gets no answer, and the raylet is well: it is the way that is broken."""
     if not _silent(case):
         return None
-    if case.alive is not None and _never_answered(case.node) and case.seen.listening:
+    # Where not even its own host gets an answer, nothing is in the way: it has none to give.
+    blocked = case.seen.listening and case.seen.greets is not False
+    if case.alive is not None and not case.node.ever_answered and blocked:
         return case.suspect(Cause.PORT_BLOCKED)
     return case.suspect(Cause.NO_PATH) if case.reached else None
 
@@ -237,11 +238,7 @@ def _known(node: NodeBelief) -> Cause | None:
 
 
 def _was_blocked(node: NodeBelief) -> bool:
-    return _never_answered(node) and node.cause is Cause.PORT_BLOCKED
-
-
-def _never_answered(node: NodeBelief) -> bool:
-    return node.heartbeat.answered_at is None
+    return not node.ever_answered and node.cause is Cause.PORT_BLOCKED
 
 
 def _never_joined(node: NodeBelief, now: float, policy: Policy) -> Verdict:

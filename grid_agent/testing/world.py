@@ -61,7 +61,8 @@ class World:
         """
         for name in names:
             host = self.hosts[name]
-            host.cut_until = self.clock.now + seconds * self.rng.uniform(0.97, 1.0)  # never all in one moment
+            over = self.clock.now + seconds * self.rng.uniform(0.97, 1.0)  # never all in one moment
+            host.cut_until = max(host.cut_until, over)
             until = host.cut_until + min(seconds, 120.0)
             host.stale.update({p.node_id: max(until, host.stale.get(p.node_id, 0.0)) for p in host.raylets})
             if seconds >= self.policy.unreachable_s:

@@ -280,8 +280,8 @@ def believed(belief: Belief) -> None:
 
 def _hopeless(node: NodeBelief) -> bool:
     """Nothing that the agent may do helps."""
-    broken = node.state == "SUSPECT" and node.cause in ("head cannot reach it", "port blocked")
-    return broken or node.state == "GAVE_UP"
+    broken = node.cause in (None, "head cannot reach it", "port blocked")
+    return (broken and node.state in ("SUSPECT", "JOINING")) or node.state == "GAVE_UP"
 
 
 def check_log(

@@ -5,7 +5,16 @@ import pytest
 from grid_agent.core import awareness, report
 from grid_agent.core import messages as m
 from grid_agent.core.terms import Cause, Refusal, State
-from tests.core.situations import Story, answered, no_process, pid_there, refused, timed_out
+from tests.core.situations import (
+    Story,
+    answered,
+    no_process,
+    peer_placed,
+    pid_there,
+    refused,
+    task_missed,
+    timed_out,
+)
 
 WELL = m.SelfChecked(0, 1.0, 10.0, 0.0)
 
@@ -104,3 +113,16 @@ def test_many_at_once_are_given_more_time() -> None:
     both = [e for n in ("gpu1", "gpu2", "gpu3") for e in (timed_out(n), pid_there(n))]
     story.pass_time(7, *both)
     assert not story.given(m.RestartWorker)
+
+
+@pytest.mark.parametrize("stood_still_s", [0.0, 100.0])
+def test_nor_does_it_against_a_node_that_is_still_alive_and_has_missed_something(
+    stood_still_s: float,
+) -> None:
+    story = Story(prove_again_s=10.0)
+    story.see(answered("gpu1"), task_missed("gpu1"), after=1)
+    assert story.state("gpu1") is State.ALIVE
+    story.see(m.LoopLagged(1000.0 * stood_still_s), after=stood_still_s)
+    for _ in range(55):
+        story.see(m.LoopLagged(0.0), answered("gpu1"), task_missed("gpu1"), peer_placed("gpu1"), after=1)
+        assert story.state("gpu1") is not State.DEAD

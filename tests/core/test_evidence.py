@@ -5,7 +5,7 @@ import pytest
 from grid_agent.core import evidence, facts
 from grid_agent.core import messages as m
 from grid_agent.core.seen import ProbeReport
-from grid_agent.core.terms import Miss, State
+from grid_agent.core.terms import Cause, Miss, State
 from tests.core.situations import (
     Story,
     answered,
@@ -259,3 +259,29 @@ def test_the_observer_hears_of_itself() -> None:
     story.see(story.listing(), after=1)
     assert story.belief.observer.gcs_silent_since is None
     assert story.belief.observer.gcs_answered_at == story.now
+
+
+def test_a_view_of_an_earlier_trouble_does_not_say_since_when_this_one_is_so() -> None:
+    story = Story()
+    story.see(timed_out("gpu1"), after=1)
+    story.see(timed_out("gpu1"), after=1)
+    story.see(pid_there("gpu1"), after=0.2)
+    story.see(answered("gpu1"), after=1)
+    story.pass_time(3600, answered("gpu1"), every=60)
+    story.pass_time(95, timed_out("gpu1"), m.LookFailed("gpu1", "head", "login_timeout"))
+    story.see(pid_there("gpu1"), after=0.1)
+    assert story.node("gpu1").heartbeat.misses > 90
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.SUSPECT, Cause.HUNG)
+
+
+def test_tasks_show_nothing_of_a_node_while_the_gcs_is_silent_nor_soon_after() -> None:
+    story = Story()
+    for _ in range(100):
+        story.see(m.GcsWentSilent("x"), answered("gpu1"), task_missed("gpu1"), peer_placed("gpu1"), after=1)
+    story.change("gpu1", proof_begun_at=story.now)
+    story.see(story.listing(), answered("gpu1"), after=1)
+    story.see(task_missed("gpu1"), after=9)
+    node = story.node("gpu1")
+    assert (node.state, node.proof_misses, node.peer_task) == (State.ALIVE, 0, None)
+    story.see(task_missed("gpu1"), after=2)
+    assert story.node("gpu1").proof_misses == 1

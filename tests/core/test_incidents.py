@@ -2,11 +2,23 @@
 
 from dataclasses import replace
 
+import pytest
+
 from grid_agent.core import incidents
 from grid_agent.core import messages as m
 from grid_agent.core.incident_model import Incident, Phase
 from grid_agent.core.terms import Cause, State
-from tests.core.situations import Story, answered, no_process, refused, repair_failed, repaired, row, task_ran
+from tests.core.situations import (
+    Story,
+    answered,
+    no_process,
+    refused,
+    repair_failed,
+    repaired,
+    row,
+    task_ran,
+    timed_out,
+)
 
 
 def texts(incident: Incident) -> str:
@@ -216,3 +228,29 @@ def test_a_step_that_people_know_is_joined_by_no_other_node() -> None:
     assert after.steps[: len(known.steps)] == known.steps
     assert "gpu[1-2]: dead: process gone" in texts(known)
     assert "gpu[3-4]: dead: process gone" in texts(after)
+
+
+@pytest.mark.parametrize("beat", [refused("gpu1"), timed_out("gpu1")])
+def test_a_node_of_which_no_verdict_comes_is_told_after_ten_minutes(beat: m.Event) -> None:
+    story = Story(1)  # no peer, and its host takes no login
+    nobody = (beat, m.LookFailed("gpu1", "head", "key_refused"), story.listing(row("gpu1", alive=False)))
+    story.pass_time(595, *nobody, every=5)
+    assert story.incidents == []
+    story.pass_time(600, *nobody, every=5)
+    (only,) = story.incidents
+    assert (only.cause, only.phase) == (Cause.NOT_CLEAR, Phase.NEEDS_PERSON)
+    assert "key_refused" in only.steps[0].text
+    assert story.given(m.RestartWorker) == []
+    story.see(story.listing(row("gpu1")), answered("gpu1"), task_ran("gpu1"), after=1)
+    assert story.incidents[0].phase is Phase.RESOLVED
+
+
+def test_a_node_that_never_came_and_takes_no_login_is_told() -> None:
+    story = Story(2, joined=False)
+    del story.rows["gpu1"]
+    others = [n for n in story.names if n != "gpu1"]
+    well = [event for n in others for event in (answered(n), task_ran(n))]
+    story.pass_time(700, story.listing(), *well, m.LookFailed("gpu1", "head", "login_timeout"), every=2)
+    (only,) = story.incidents
+    assert (only.nodes, only.cause, only.phase) == (("gpu1",), Cause.NOT_CLEAR, Phase.NEEDS_PERSON)
+    assert "login_timeout" in only.steps[0].text

@@ -9,7 +9,20 @@ from grid_agent.core import people, planned, report
 from grid_agent.core.incident_model import Phase
 from grid_agent.core.seen import LiveWork
 from grid_agent.core.terms import Cause, State
-from tests.core.situations import Story, no_process, refused, repair_failed, repaired, row
+from tests.core.situations import (
+    Story,
+    answered,
+    no_process,
+    peer_placed,
+    pid_there,
+    refused,
+    repair_failed,
+    repaired,
+    row,
+    task_missed,
+    task_ran,
+    timed_out,
+)
 
 BUSY = {"tasks": 1, "actors": 2}
 
@@ -161,3 +174,69 @@ def test_news_of_an_older_life_is_no_news() -> None:
     assert planned.known(story.node("gpu1")) is None
     story.see(ask(), replace(listed(BUSY), node_id="gpu1-z"))
     assert story.node("gpu1").asked is not None
+
+
+def test_a_node_that_was_let_go_of_a_moment_ago_is_asked_what_it_runs_all_the_same() -> None:
+    story = Story()
+    story.see(m.PersonSaid(m.Verb.CORDON, "alice", "fan", "gpu1"))
+    story.see(m.PersonSaid(m.Verb.UNCORDON, "alice", "done", "gpu1"), after=60)
+    assert story.see(ask(), after=0.4) == ()
+    assert "ListWork" in kinds(story.see(story.listing(), after=0.4))
+    story.see(listed(BUSY), after=0.4)
+    assert story.given(m.RestartWorker) == []
+
+
+def test_a_node_that_never_came_is_restarted_when_the_gcs_does_not_list_it() -> None:
+    story = Story(joined=False)
+    del story.rows["gpu1"]
+    others = [n for n in story.names if n != "gpu1"]
+    story.see(story.listing(), after=1)
+    story.see(*(answered(n) for n in others), *(task_ran(n) for n in others), after=1)
+    assert "RestartWorker" in kinds(story.see(ask(), after=1))
+
+
+def test_a_suspicion_is_no_verdict_what_runs_is_asked_first() -> None:
+    story = Story()
+    story.see(timed_out("gpu1"), after=1)
+    story.see(timed_out("gpu1"), pid_there("gpu1"), after=1)
+    story.see(pid_there("gpu1"), after=0.1)
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.SUSPECT, Cause.HUNG)
+    assert kinds(story.see(ask(), after=0.5)) == ["ListWork"]
+    story.see(listed(BUSY), after=0.1)
+    assert story.given(m.RestartWorker) == []
+
+
+def unable(story: Story) -> None:
+    """gpu1 answers and runs no task, until that is a verdict; then it is asked what it runs."""
+    life = story.rows["gpu1"].node_id[-1]
+    bad = (answered("gpu1", life), task_missed("gpu1", life), peer_placed("gpu1", life))
+    story.pass_time(64, *bad)
+    assert (story.state("gpu1"), story.node("gpu1").cause) == (State.DEAD, Cause.CANNOT_RUN_TASKS)
+    assert kinds(tuple(story.orders)).count("ListWork") == 1
+    assert story.given(m.RestartWorker) == []
+
+
+@pytest.mark.parametrize("life", ["a", "b"])
+def test_a_drain_of_an_earlier_trouble_is_none_of_this_one(life: str) -> None:
+    story = Story(prove_again_s=180.0)
+    unable(story)
+    story.see(listed(), answered("gpu1"), after=0.3)
+    assert story.given(m.DrainNode)
+    if life == "b":
+        story.see(m.PersonSaid(m.Verb.PAUSE, "alice", "looking"), after=0.1)
+        story.see(story.listing(row("gpu1", life)), after=10)
+    story.see(answered("gpu1", life), task_ran("gpu1", life), after=0.1)
+    story.see(m.PersonSaid(m.Verb.RESUME, "alice", "done"), after=0.1)
+    assert story.state("gpu1") is State.ALIVE
+    story.pass_time(600, answered("gpu1", life), every=60)
+    story.orders.clear()
+    unable(story)
+
+
+def test_a_node_that_is_drained_is_not_proved_for_ray_gives_it_no_task() -> None:
+    story = Story(prove_again_s=10.0)
+    story.change("gpu1", gpus=replace(story.node("gpu1").gpus, drained_id="gpu1-a"))
+    story.orders.clear()
+    story.pass_time(300, *(answered(n) for n in story.names), task_missed("gpu1"))
+    assert "gpu1" not in {order.node for order in story.given(m.ProveNode)}
+    assert (story.state("gpu1"), story.node("gpu1").proof_misses) == (State.ALIVE, 0)

@@ -9,6 +9,7 @@ from grid_agent.core import codec, report
 from grid_agent.core import messages as m
 from grid_agent.core.model import NodeBelief
 from grid_agent.core.resume import resume
+from grid_agent.core.seen import HostFacts, Raylet
 from grid_agent.core.step import begin
 from grid_agent.core.terms import Cause, State
 from tests.core.situations import (
@@ -21,6 +22,8 @@ from tests.core.situations import (
     task_ran,
     timed_out,
 )
+
+HOST = HostFacts(port=1, listening=True, greets=False)
 
 
 def silent(story: Story, seconds: float) -> None:
@@ -192,3 +195,19 @@ def test_the_row_of_a_life_that_was_taken_up_and_stopped_is_no_news() -> None:
     story.see(m.NodesListed((row("head"), *dead)), after=1)
     node = story.node("gpu1")
     assert (node.incarnation, node.state) == (None, State.JOINING)
+
+
+def hung() -> tuple[m.Event, m.Event]:
+    """gpu1 is stopped: its host sees the process, and gets no answer from it either."""
+    seen = m.HostLooked("gpu1", "head", (Raylet(42, "gpu1-a", 7, "T"),), facts=HOST, asked_about="gpu1-a")
+    return timed_out("gpu1"), seen
+
+
+def test_a_hung_raylet_is_no_blocked_port_to_an_agent_that_has_never_heard_it() -> None:
+    story = Story()
+    story.pass_time(10, *hung())
+    restarted(story)
+    story.pass_time(120, story.listing(), *hung())
+    (restart,) = story.given(m.RestartWorker)
+    assert restart.fence_node_id == "gpu1-a"
+    assert [i.cause for i in story.incidents] == [Cause.HUNG]

@@ -816,3 +816,11 @@ def test_workers_that_are_well_prove_themselves_again_and_never_all_at_once() ->
     story.pass_time(20, listing)
     asked = [o.node for o in story.given(m.ProveNode)]
     assert sorted(set(asked)) == sorted(set(story.names) - {"head"})
+
+
+def test_who_has_not_joined_is_not_known_before_the_gcs_has_answered_once() -> None:
+    story = Story(joined=False)
+    story.now += 70
+    story.see(*(pid_there(n) for n in story.names), after=1)
+    assert {story.state(n) for n in story.names} == {State.JOINING}
+    assert story.incidents == []

@@ -54,6 +54,7 @@ def situation(heartbeat: str, view: str, gcs: str, age_s: float, peer: str = "no
         began,
         incarnation=Incarnation("a"),
         proven_id="a",
+        answered_id="a",
         listed_alive=gcs == "alive",
         unlisted_at=None if gcs == "alive" else began,
         heartbeat=beat,
@@ -125,7 +126,7 @@ def test_a_raylet_that_answers_on_its_own_host_is_cut_off_and_not_hung(how: str)
 def test_a_port_that_never_answered(listening: bool | None) -> None:
     node = situation("2 timed out", "pid there", "alive", 600.0)
     node = with_facts(node, HostFacts(port=1, listening=listening))
-    node = replace(node, heartbeat=replace(node.heartbeat, answered_at=None))
+    node = replace(node, heartbeat=replace(node.heartbeat, answered_at=None), answered_id=None)
     found = verdict.judge(node, NOW, POLICY)
     blocked = (Grade.SUSPECT, Cause.PORT_BLOCKED)
     assert (found.grade, found.cause) == (blocked if listening else (Grade.DEAD, Cause.HUNG))
