@@ -9,13 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from grid_agent.core import awareness, gpus, planned, silence
+from grid_agent.core import awareness, gpus, proofs, silence
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, NodeBelief, Observer
-from grid_agent.core.seen import Heartbeat, HostView, Incarnation, PeerTask, PeerView
+from grid_agent.core.seen import Heartbeat, HostView, Incarnation, PeerView
 
 TELL_AGAIN_S = 5.0
-SETTLED_S = 10.0  # after the GCS was silent: raylets and workers find it again
 
 
 def fold(belief: Belief, event: m.Event, now: float) -> Belief:
@@ -97,9 +96,9 @@ def _node(belief: Belief, node: NodeBelief, event: m.Event, now: float) -> NodeB
 def _of_incarnation(belief: Belief, node: NodeBelief, event: m.Event, now: float) -> NodeBelief:
     match event:
         case m.PeerPlaced():
-            return _peer_placed(belief, node, event, now)
+            return proofs.placed(belief, node, event, now)
         case m.TaskMissed():
-            return _task_missed(belief, node, now)
+            return proofs.missed(belief, node, now)
         case m.HeartbeatAnswered(_, _, rtt_ms, last_ms):
             return silence.answered(node, rtt_ms, last_ms, now)
         case m.WorkListed(_, _, work):
@@ -114,35 +113,10 @@ def _of_incarnation(belief: Belief, node: NodeBelief, event: m.Event, now: float
                 node, peer_view=PeerView(at, by, how, detail), peer_begun_at=None, peer_trouble=None
             )
         case m.TaskRan(_, node_id):
-            proven = replace(node, proven_id=node_id, proof_misses=0, proof_missed_at=None)
-            return replace(proven, proof_begun_at=None, peer_task=None)
+            return proofs.ran(node, node_id)
         case m.NodeProbed(_, _, report):
             return gpus.noted(replace(node, probe=replace(report, at=now)), now)
     return node
-
-
-def _peer_placed(belief: Belief, node: NodeBelief, event: m.PeerPlaced, now: float) -> NodeBelief:
-    """Who runs a task lives, whatever a peer found before; if it died since, the next one finds that."""
-    begun_at, by = node.peer_begun_at or now, belief.nodes.get(event.by)
-    node = replace(node, peer_begun_at=None, peer_trouble=None)
-    if not event.ran and any(_in_vain(belief, n, begun_at, now) for n in (node, by) if n is not None):
-        return node
-    view = None if event.ran else node.peer_view
-    return replace(node, peer_view=view, peer_task=PeerTask(now, event.by, event.ran, event.detail))
-
-
-def _task_missed(belief: Belief, node: NodeBelief, now: float) -> NodeBelief:
-    if _in_vain(belief, node, node.proof_begun_at or now, now):
-        return replace(node, proof_begun_at=None)
-    since = now if node.proof_missed_at is None else node.proof_missed_at
-    return replace(node, proof_misses=node.proof_misses + 1, proof_missed_at=since, proof_begun_at=None)
-
-
-def _in_vain(belief: Belief, node: NodeBelief, begun_at: float, now: float) -> bool:
-    """A task that did not run shows nothing of the node: others were silent, or Ray gives it none."""
-    seen = belief.observer
-    gcs = seen.gcs_silent_since is not None or begun_at < (seen.gcs_back_at or 0.0) + SETTLED_S
-    return gcs or planned.draining(node) or silence.stale(node, begun_at, now)
 
 
 def _looked(node: NodeBelief, view: HostView, about: str | None, now: float) -> NodeBelief:

@@ -5,7 +5,7 @@ It asks for facts and changes nothing outside. Called by `step` for every node, 
 
 from dataclasses import replace
 
-from grid_agent.core import evidence, facts, placement, planned, resume, silence
+from grid_agent.core import evidence, facts, placement, resume, silence
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, NodeBelief
 from grid_agent.core.policy import Policy
@@ -108,8 +108,6 @@ def _should_prove(belief: Belief, node: NodeBelief, now: float, policy: Policy) 
     """A new incarnation that the GCS lists is proven by a task, whatever brought it up; and again later."""
     if node.incarnation is None or not node.listed_alive or node.stopped or node.heartbeat.misses:
         return False
-    if planned.draining(node):
-        return False  # Ray gives it no task any more, ours neither
     if node.proven_id != node.incarnation.node_id or node.proof_misses:
         return _due(node.proof_asked_at, node.proof_begun_at, policy.proof_every_s, now)
     if node.role == "head":

@@ -216,6 +216,20 @@ def unable(story: Story) -> None:
     assert story.given(m.RestartWorker) == []
 
 
+def test_a_node_that_runs_tasks_again_before_its_drain_is_over_is_not_restarted() -> None:
+    story = Story(prove_again_s=180.0)
+    unable(story)
+    story.see(listed(), answered("gpu1"), after=0.3)
+    story.see(m.DrainAnswered("gpu1", "gpu1-a", accepted=False, detail="busy"), listed(BUSY), after=0.1)
+    story.orders.clear()
+    story.pass_time(8, answered("gpu1"), task_missed("gpu1"))
+    assert story.given(m.ProveNode)
+    story.see(task_ran("gpu1"), after=1)
+    story.pass_time(60, answered("gpu1"))
+    assert story.state("gpu1") is State.ALIVE
+    assert story.given(m.RestartWorker) == []
+
+
 @pytest.mark.parametrize("life", ["a", "b"])
 def test_a_drain_of_an_earlier_trouble_is_none_of_this_one(life: str) -> None:
     story = Story(prove_again_s=180.0)
@@ -233,10 +247,8 @@ def test_a_drain_of_an_earlier_trouble_is_none_of_this_one(life: str) -> None:
     unable(story)
 
 
-def test_a_node_that_is_drained_is_not_proved_for_ray_gives_it_no_task() -> None:
+def test_tasks_that_do_not_run_on_a_drained_node_show_nothing_for_ray_gives_it_none() -> None:
     story = Story(prove_again_s=10.0)
     story.change("gpu1", gpus=replace(story.node("gpu1").gpus, drained_id="gpu1-a"))
-    story.orders.clear()
     story.pass_time(300, *(answered(n) for n in story.names), task_missed("gpu1"))
-    assert "gpu1" not in {order.node for order in story.given(m.ProveNode)}
     assert (story.state("gpu1"), story.node("gpu1").proof_misses) == (State.ALIVE, 0)
