@@ -101,7 +101,7 @@ def _of_incarnation(belief: Belief, node: NodeBelief, event: m.Event, now: float
             return proofs.missed(belief, node, now)
         case m.HeartbeatAnswered(_, _, rtt_ms, last_ms):
             return silence.answered(node, rtt_ms, last_ms, now)
-        case m.WorkListed(_, _, work):
+        case m.WorkListed(_, _, work) if node.work_asked_at is not None:  # else nobody wants to know any more
             return replace(node, work=replace(work, at=now))
         case m.HeartbeatMissed(_, _, how, detail, waited_s):
             return silence.missed(node, how, detail, waited_s, now)

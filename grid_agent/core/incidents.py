@@ -9,7 +9,6 @@ from dataclasses import replace
 from grid_agent.core import evidence, names
 from grid_agent.core.incident_model import Incident, Phase, Step
 from grid_agent.core.model import Belief, NodeBelief
-from grid_agent.core.policy import Policy
 from grid_agent.core.terms import NOT_OURS, Cause, State
 
 MAX_STEPS = 2_000
@@ -25,10 +24,31 @@ def open_for(belief: Belief, node: NodeBelief, now: float, window_s: float) -> B
     if shared is None:
         belief, shared = _storm(belief, now, window_s)
     if shared is not None:
-        everyone = tuple(dict.fromkeys((*shared.nodes, node.name)))
-        joined = replace(shared, nodes=everyone, steps=_with(shared, now, _found(node), node.name))
-        return _attach(belief, joined, node)
-    return _open(belief, node, now, Phase.FIRING)
+        return join(belief, shared, node, now)
+    return begin(belief, node, now, Phase.FIRING)
+
+
+def begin(belief: Belief, node: NodeBelief, now: float, phase: Phase, cause: Cause | None = None) -> Belief:
+    """Open an incident for this node alone, under its own cause or under `cause`."""
+    incident = Incident(
+        id=belief.next_incident_id,
+        nodes=(node.name,),
+        host=node.host,
+        cause=cause or node.cause or Cause.NOT_CLEAR,
+        phase=phase,
+        opened_at=now,
+        failed_at=node.failed_at if node.failed_at is not None else now,
+        evidence=node.evidence,
+    )
+    incident = replace(incident, steps=_with(incident, now, _found(node), node.name))
+    return _attach(replace(belief, next_incident_id=incident.id + 1), incident, node)
+
+
+def join(belief: Belief, shared: Incident, node: NodeBelief, now: float) -> Belief:
+    """The node becomes one of those of an open incident."""
+    everyone = tuple(dict.fromkeys((*shared.nodes, node.name)))
+    joined = replace(shared, nodes=everyone, steps=_with(shared, now, _found(node), node.name))
+    return _attach(belief, joined, node)
 
 
 def reopen(belief: Belief, node: NodeBelief, now: float, window_s: float) -> Belief:
@@ -42,19 +62,6 @@ def reopen(belief: Belief, node: NodeBelief, now: float, window_s: float) -> Bel
     return _attach(belief, again, node)
 
 
-def report(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
-    """A way to a suspect is broken, or no verdict comes: a person must hear of it once it has lasted."""
-    known = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
-    if known is not None:
-        if known.nodes == (node.name,) and node.cause is not None and known.cause is not node.cause:
-            return add(recast(belief, node), node, f"{node.name}, looked at again: {node.cause}", now)
-        return belief
-    caused_s = 0.0 if node.cause_since is None else now - node.cause_since
-    broken = node.cause in NOT_OURS and caused_s >= policy.report_s
-    undecided = node.cause is not Cause.OBSERVER_SICK and now - node.since >= policy.undecided_s
-    return _open(belief, node, now, Phase.NEEDS_PERSON) if broken or undecided else belief
-
-
 def rephase(belief: Belief) -> Belief:
     """What became of all its nodes in this step says whether an open incident needs a person.
 
@@ -64,7 +71,9 @@ def rephase(belief: Belief) -> Belief:
     still = [i for i in belief.incidents.values() if i.open]
     if not still:
         return belief
-    helpless = {n.incident_id for n in belief.nodes.values() if n.incident_id is not None and _helpless(n)}
+    unclear = {i.id for i in still if i.cause is Cause.NOT_CLEAR}
+    told_of = [n for n in belief.nodes.values() if n.incident_id is not None]
+    helpless = {n.incident_id for n in told_of if _helpless(n, unclear=n.incident_id in unclear)}
     of_gpus = {n.gpus.incident_id for n in belief.nodes.values()}
     told = {}
     for incident in (i for i in still if i.id not in of_gpus):
@@ -184,25 +193,11 @@ def _storm(belief: Belief, now: float, window_s: float) -> tuple[Belief, Inciden
     return belief, belief.incidents[min(recent)]
 
 
-def _helpless(node: NodeBelief) -> bool:
+def _helpless(node: NodeBelief, *, unclear: bool) -> bool:
     """Nothing that the agent may do helps this node: given up, a broken path, or nobody can find out more."""
-    unclear = node.cause is None or node.cause in NOT_OURS
-    return node.state is State.GAVE_UP or (node.state in (State.SUSPECT, State.JOINING) and unclear)
-
-
-def _open(belief: Belief, node: NodeBelief, now: float, phase: Phase) -> Belief:
-    incident = Incident(
-        id=belief.next_incident_id,
-        nodes=(node.name,),
-        host=node.host,
-        cause=node.cause or Cause.NOT_CLEAR,
-        phase=phase,
-        opened_at=now,
-        failed_at=node.failed_at if node.failed_at is not None else now,
-        evidence=node.evidence,
-    )
-    incident = replace(incident, steps=_with(incident, now, _found(node), node.name))
-    return _attach(replace(belief, next_incident_id=incident.id + 1), incident, node)
+    undecided = unclear and node.state in (State.SUSPECT, State.JOINING)
+    broken = node.state is State.SUSPECT and node.cause in NOT_OURS
+    return node.state is State.GAVE_UP or undecided or broken
 
 
 def _attach(belief: Belief, incident: Incident, node: NodeBelief) -> Belief:

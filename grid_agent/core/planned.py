@@ -28,13 +28,6 @@ def running(node: NodeBelief) -> bool:
     return node.incarnation is not None and bool(node.listed_alive) and not ended
 
 
-def draining(node: NodeBelief) -> bool:
-    """Ray was asked to give its present incarnation no new work."""
-    known = node.incarnation
-    by_policy = known is not None and node.gpus.drained_id == known.node_id
-    return node.drain_ends_at is not None or by_policy
-
-
 def known(node: NodeBelief) -> LiveWork | None:
     """What runs on the present incarnation, as far as it was listed since somebody wanted to know."""
     work, now_there = node.work, node.incarnation

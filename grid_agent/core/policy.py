@@ -16,10 +16,10 @@ class Policy:
     wait after attempt k is `backoff_s` times 3^(k-1), at most `backoff_most_s`, plus a jitter. A node
     that was ALIVE for `probation_s` begins its ladder anew. `do_not_disturb` holds (from, to) in minutes
     after midnight UTC.
-    `report_s` passes before people hear of a broken path, `undecided_s` before they hear of a node that is
-    not well, and of which no verdict comes: its host takes no login, say. A raylet that the GCS has marked
-    dead exits within 2 s; one that still runs after `zombie_s` is a zombie. A node that is ALIVE is proved
-    again every `prove_again_s`.
+    `report_s` passes before people hear of a broken path, `undecided_s` beyond the longest of `join_s`,
+    `hang_s` and `unreachable_s` before they hear of a node of which no verdict comes: its host takes no
+    login, say. A raylet that the GCS has marked dead exits within 2 s; one that still runs after `zombie_s`
+    is a zombie. A node that is ALIVE is proved again every `prove_again_s`.
     """
 
     mode: Mode = "heal"

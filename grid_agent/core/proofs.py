@@ -6,7 +6,7 @@ Pure; `evidence` folds the answers of tasks with it.
 from dataclasses import replace
 
 from grid_agent.core import messages as m
-from grid_agent.core import planned, silence
+from grid_agent.core import silence
 from grid_agent.core.model import Belief, NodeBelief
 from grid_agent.core.seen import PeerTask
 
@@ -41,4 +41,11 @@ def _in_vain(belief: Belief, node: NodeBelief, begun_at: float, now: float) -> b
     """A task that did not run shows nothing of the node: others were silent, or Ray gives it none."""
     seen = belief.observer
     gcs = seen.gcs_silent_since is not None or begun_at < (seen.gcs_back_at or 0.0) + SETTLED_S
-    return gcs or planned.draining(node) or silence.stale(node, begun_at, now)
+    return gcs or _drained(node, now) or silence.stale(node, begun_at, now)
+
+
+def _drained(node: NodeBelief, now: float) -> bool:
+    """Ray was asked to give its present incarnation no task."""
+    known = node.incarnation
+    by_policy = known is not None and node.gpus.drained_id == known.node_id
+    return by_policy or (node.drain_ends_at is not None and now < node.drain_ends_at)

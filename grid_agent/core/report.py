@@ -13,7 +13,7 @@ from grid_agent.core import awareness, facts, gpu_report, guard, incidents, ladd
 from grid_agent.core.incident_model import Incident
 from grid_agent.core.model import Belief, NodeBelief, Word
 from grid_agent.core.policy import Policy
-from grid_agent.core.terms import NOT_OURS, Refusal, State
+from grid_agent.core.terms import NOT_OURS, Cause, Refusal, State
 
 Status = Literal["pass", "warn", "fail"]
 STALE_S = 10.0  # an answer older than this says nothing about the cluster any more
@@ -162,9 +162,16 @@ def action(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> str 
             return f"left alone: cordoned by {guard.said(node.cordon)}"
         case State.CORDONED:
             return "stopped by a person; start.py brings it back"
+        case State.JOINING if _unclear(belief, node):
+            return "needs a person: it never joined, and nobody can look at its host"
         case State.JOINING:
             return "waiting for it to join and to run a task"
     return facts.doubled(node) or gpu_report.action(node)
+
+
+def _unclear(belief: Belief, node: NodeBelief) -> bool:
+    told = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
+    return told is not None and told.cause is Cause.NOT_CLEAR
 
 
 def _suspected(node: NodeBelief) -> str:

@@ -8,6 +8,7 @@ called by `compose` with what the journal gave, and by `repair`.
 
 from dataclasses import replace
 
+from grid_agent.core import planned
 from grid_agent.core.incident_model import Incident, Phase, Step
 from grid_agent.core.model import Attempt, Belief, NodeBelief
 from grid_agent.core.seen import Heartbeat
@@ -79,12 +80,16 @@ def interrupted(node: NodeBelief) -> bool:
 def _doubted(node: NodeBelief) -> NodeBelief:
     if node.in_flight:
         node = _ended(node, replace(node.attempts[-1], unheard=True))
+    node = planned.over(node)  # it is listed and drained anew
     if node.state is State.ALIVE:
         return node
     if node.cause in SILENT:
         node = replace(node, heartbeat=Heartbeat(silent_since=node.failed_at))
     # The word to Ray may never have been sent; sent twice it does nothing.
-    return replace(node, proven_id=None, told_id=None)
+    known = node.incarnation
+    # One that Ray drains gets no task, and could never be proven.
+    drained = known is not None and node.gpus.drained_id == known.node_id
+    return replace(node, proven_id=node.proven_id if drained else None, told_id=None)
 
 
 def _ended(node: NodeBelief, attempt: Attempt) -> NodeBelief:

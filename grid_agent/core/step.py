@@ -27,6 +27,7 @@ from grid_agent.core import (
     planned,
     repair,
     rest,
+    suspects,
     verdict,
 )
 from grid_agent.core import messages as m
@@ -123,9 +124,9 @@ def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
         ours = found.cause is None and awareness.sick(belief.observer)
         moved = lifecycle.move(node, State.SUSPECT, now, Cause.OBSERVER_SICK if ours else found.cause)
         moved = moved if moved.evidence == found.evidence else replace(moved, evidence=found.evidence)
-        return incidents.report(evidence.put(belief, moved), moved, now, policy)
+        return suspects.report(evidence.put(belief, moved), moved, now, policy)
     never_came = node.state is State.JOINING and node.incarnation is None
-    return incidents.report(belief, _described(node), now, policy) if never_came else belief
+    return suspects.report(belief, _described(node), now, policy) if never_came else belief
 
 
 def _died(belief: Belief, node: NodeBelief, found: verdict.Verdict, now: float, policy: Policy) -> Belief:

@@ -268,7 +268,8 @@ def believed(belief: Belief) -> None:
         states = [belief.nodes[name].state for name in incident.nodes]
         assert any(s != "ALIVE" for s in states), f"incident {incident.id} is open and all its nodes ALIVE"
         assert incident.id in attached, f"incident {incident.id} is open and nobody's"
-        hopeless = any(n.incident_id == incident.id and _hopeless(n) for n in belief.nodes.values())
+        attached_to = [n for n in belief.nodes.values() if n.incident_id == incident.id]
+        hopeless = any(_hopeless(n, str(incident.cause)) for n in attached_to)
         assert (incident.phase == "needs a person") == hopeless, f"incident {incident.id}: {incident.phase}"
     for node in belief.nodes.values():
         if node.state in ("DEAD", "REPAIRING", "GAVE_UP"):
@@ -278,10 +279,11 @@ def believed(belief: Belief) -> None:
             assert node.cause is None, f"{node.name} is ALIVE with a cause"
 
 
-def _hopeless(node: NodeBelief) -> bool:
-    """Nothing that the agent may do helps."""
-    broken = node.cause in (None, "head cannot reach it", "port blocked")
-    return (broken and node.state in ("SUSPECT", "JOINING")) or node.state == "GAVE_UP"
+def _hopeless(node: NodeBelief, told: str) -> bool:
+    """Nothing that the agent may do helps. `told` is the cause that people know."""
+    broken = node.state == "SUSPECT" and node.cause in ("head cannot reach it", "port blocked")
+    unclear = told == "not clear" and node.state in ("SUSPECT", "JOINING")
+    return broken or unclear or node.state == "GAVE_UP"
 
 
 def check_log(

@@ -14,10 +14,11 @@ from grid_agent.core import messages as m
 from grid_agent.core.gpu_model import Finding, Gpu, GpuBelief, Library, Reading, Sweep
 from grid_agent.core.incident_model import Phase
 from grid_agent.core.policy import Policy
+from grid_agent.core.resume import resume
 from grid_agent.core.seen import ProbeReport
 from grid_agent.core.terms import Cause, GpuAction, State
 from grid_agent.repair_plan import without
-from tests.core.situations import Story, answered, refused, row, task_ran
+from tests.core.situations import Story, answered, refused, row, task_missed, task_ran, timed_out
 from tests.core.test_gpus import BOTH, ONE, TWO, Watched, xid
 
 SICK = replace(ONE, ecc_uncorrectable=3)
@@ -347,3 +348,13 @@ def hold_together(story: Story) -> None:
         assert told is bool(known.found), (known.found, known.incident_id)
         assert codec.decode(GpuBelief, json.loads(json.dumps(codec.encode(known)))) == known
     json.dumps(report.health(story.belief, story.now, story.policy))
+
+
+def test_a_drained_node_that_was_suspect_when_the_agent_was_restarted_needs_no_task_to_be_well() -> None:
+    story = Story()
+    story.change("gpu1", gpus=replace(story.node("gpu1").gpus, drained_id="gpu1-a", drained_at=story.now))
+    story.pass_time(3, timed_out("gpu1"))
+    assert story.state("gpu1") is State.SUSPECT
+    story.belief = resume(story.belief, story.now)
+    story.see(story.listing(), answered("gpu1"), task_missed("gpu1"), after=1)
+    assert story.state("gpu1") is State.ALIVE

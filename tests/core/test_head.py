@@ -10,6 +10,7 @@ from grid_agent.core.policy import Policy
 from grid_agent.core.resume import resume
 from grid_agent.core.step import step
 from grid_agent.core.terms import Cause, State
+from tests.core.situations import Story, answered, refused, row, task_ran
 
 POLICY = Policy()
 DOWN = Outage(1000.0, "the GCS is gone", (Step(1000.0, "the GCS is gone: starting the GCS again"),))
@@ -114,3 +115,19 @@ def test_the_record_of_the_keeper_is_read_as_it_is_written(tmp_path) -> None:
     assert [s.text for s in found.steps] == ["one"]
     assert found.restored_at is not None
     assert outage.open_one(tmp_path / "o.json") is None
+
+
+def test_workers_that_come_back_after_the_store_was_lost_need_no_person() -> None:
+    story = Story(3)
+    lost = replace(BACK, began_at=story.now, restored_at=story.now + 2, store_lost="full disk")
+    story.see(m.HeadOutage(lost), after=3)
+    story.rows = {"head": row("head", "b")}
+    gone = [refused(n) for n in story.names[1:]]
+    story.see(story.listing(), after=1)
+    story.see(answered("head", "b"), task_ran("head", "b"), *gone, after=1)
+    story.see(story.listing(*(row(n, "b") for n in story.names)), after=1)
+    well = [event for n in story.names for event in (answered(n, "b"), task_ran(n, "b"))]
+    story.see(*well, after=1)
+    phases = [order.incident.phase for order in story.given(m.Notify)]
+    assert Phase.NEEDS_PERSON not in phases
+    assert phases[-1] is Phase.RESOLVED

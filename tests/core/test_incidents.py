@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from grid_agent.core import incidents
+from grid_agent.core import incidents, report
 from grid_agent.core import messages as m
 from grid_agent.core.incident_model import Incident, Phase
 from grid_agent.core.terms import Cause, State
@@ -12,6 +12,7 @@ from tests.core.situations import (
     Story,
     answered,
     no_process,
+    pid_there,
     refused,
     repair_failed,
     repaired,
@@ -231,10 +232,10 @@ def test_a_step_that_people_know_is_joined_by_no_other_node() -> None:
 
 
 @pytest.mark.parametrize("beat", [refused("gpu1"), timed_out("gpu1")])
-def test_a_node_of_which_no_verdict_comes_is_told_after_ten_minutes(beat: m.Event) -> None:
+def test_a_node_of_which_no_verdict_comes_is_told_ten_minutes_after_the_longest_budget(beat: m.Event) -> None:
     story = Story(1)  # no peer, and its host takes no login
     nobody = (beat, m.LookFailed("gpu1", "head", "key_refused"), story.listing(row("gpu1", alive=False)))
-    story.pass_time(595, *nobody, every=5)
+    story.pass_time(715, *nobody, every=5)
     assert story.incidents == []
     story.pass_time(600, *nobody, every=5)
     (only,) = story.incidents
@@ -250,7 +251,43 @@ def test_a_node_that_never_came_and_takes_no_login_is_told() -> None:
     del story.rows["gpu1"]
     others = [n for n in story.names if n != "gpu1"]
     well = [event for n in others for event in (answered(n), task_ran(n))]
-    story.pass_time(700, story.listing(), *well, m.LookFailed("gpu1", "head", "login_timeout"), every=2)
+    story.pass_time(740, story.listing(), *well, m.LookFailed("gpu1", "head", "login_timeout"), every=2)
     (only,) = story.incidents
     assert (only.nodes, only.cause, only.phase) == (("gpu1",), Cause.NOT_CLEAR, Phase.NEEDS_PERSON)
     assert "login_timeout" in only.steps[0].text
+
+
+def test_many_of_which_no_verdict_comes_are_one_incident() -> None:
+    story = Story(12, joined=False)
+    story.rows = {"head": story.rows["head"]}
+    locked = [m.LookFailed(n, "head", "key_refused") for n in story.names[1:]]
+    story.pass_time(800, story.listing(), answered("head"), task_ran("head"), *locked, every=2)
+    (only,) = story.incidents
+    assert (set(only.nodes), only.cause) == (set(story.names[1:]), Cause.NOT_CLEAR)
+    assert story.belief.nodes["gpu12"].incident_id == only.id
+    nodes = report.health(story.belief, story.now, story.policy)["nodes"]
+    assert [n["action"][:14] for n in nodes if n["name"] == "gpu3"] == ["needs a person"]
+
+
+def test_what_is_suspected_meanwhile_makes_nothing_clear() -> None:
+    story = Story(1)
+    silent = (timed_out("gpu1"), m.LookFailed("gpu1", "head", "key_refused"))
+    story.pass_time(800, *silent)
+    story.see(m.LoopLagged(1500.0), *silent, after=1)
+    story.pass_time(30, m.LoopLagged(0.0), *silent)
+    (only,) = story.incidents
+    assert (only.cause, only.phase) == (Cause.NOT_CLEAR, Phase.NEEDS_PERSON)
+    story.see(pid_there("gpu1"), after=1)
+    assert story.node("gpu1").cause is Cause.HUNG
+    assert story.incidents[0].cause is Cause.NOT_CLEAR
+    story.pass_time(120, timed_out("gpu1"), pid_there("gpu1"))
+    (only,) = story.incidents
+    assert (only.cause, only.phase) == (Cause.HUNG, Phase.REPAIRING)
+
+
+def test_time_in_which_nobody_could_know_better_does_not_count() -> None:
+    story = Story(1)
+    story.pass_time(10, timed_out("gpu1"))
+    story.pass_time(900, m.GcsWentSilent("x"), timed_out("gpu1"), every=5)
+    story.see(story.listing(), timed_out("gpu1"), after=1)
+    assert story.incidents == []

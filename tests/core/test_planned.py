@@ -252,3 +252,11 @@ def test_tasks_that_do_not_run_on_a_drained_node_show_nothing_for_ray_gives_it_n
     story.change("gpu1", gpus=replace(story.node("gpu1").gpus, drained_id="gpu1-a"))
     story.pass_time(300, *(answered(n) for n in story.names), task_missed("gpu1"))
     assert (story.state("gpu1"), story.node("gpu1").proof_misses) == (State.ALIVE, 0)
+
+
+def test_a_list_that_comes_when_nobody_wants_it_any_more_is_not_kept() -> None:
+    story = Story(prove_again_s=180.0)
+    unable(story)
+    story.see(answered("gpu1"), task_ran("gpu1"), after=0.1)
+    story.see(listed(), after=1)
+    assert story.node("gpu1").work is None
