@@ -1,12 +1,14 @@
 """The core in charge of a simulated world: its events go in, its orders are carried out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+from grid_agent.core import codec, rotation
 from grid_agent.core import messages as m
-from grid_agent.core import rotation
+from grid_agent.core.incident_model import Incident
 from grid_agent.core.model import Belief, NodeBelief
 from grid_agent.core.policy import Policy
+from grid_agent.core.resume import resume
 from grid_agent.core.seen import LiveWork
 from grid_agent.core.step import begin, step
 from grid_agent.core.terms import State
@@ -43,10 +45,32 @@ class SimulatedCluster(Senses):
         self.false_verdicts: list[tuple[str, str]] = []
         self.false_repairs: list[str] = []
         self._proofs: list[tuple[str, str]] = []
-        joining = [NodeBelief("head", "h0", "head", State.JOINING, self.clock.now)]
-        joining += [NodeBelief(n, n, "worker", State.JOINING, self.clock.now) for n in self.workers]
-        self.belief: Belief = begin(joining, self.clock.now)
+        self._away_until = 0.0
+        self.belief = self._fresh()
         self._beat()
+
+    def _fresh(self) -> Belief:
+        now = self.clock.now
+        workers = (NodeBelief(n, n, "worker", State.JOINING, now) for n in self.workers)
+        return begin((NodeBelief("head", "h0", "head", State.JOINING, now), *workers), now)
+
+    def restart_agent(self, away_s: float) -> None:
+        """The agent is gone for a while, and hears nothing; its successor knows what is written down."""
+        self._away_until = max(self._away_until, self.clock.now + away_s)
+        self.clock.call_later(away_s, self._succeed)
+
+    def _succeed(self) -> None:
+        if self.clock.now < self._away_until:
+            return
+        fresh, old = self._fresh(), self.belief
+        nodes = {
+            name: codec.decode(NodeBelief, codec.encode(n), onto=fresh.nodes[name])
+            for name, n in old.nodes.items()
+        }
+        told = {k: codec.decode(Incident, codec.encode(i)) for k, i in old.incidents.items()}
+        whole = codec.decode(Belief, codec.encode(old), onto=fresh)
+        self.belief = resume(replace(whole, nodes=nodes, incidents=told), self.clock.now)
+        self._deliver(m.PeopleStopped(self.stopped))
 
     def state(self, name: str) -> State:
         """What the core believes of this node."""
@@ -89,6 +113,8 @@ class SimulatedCluster(Senses):
 
     def _deliver(self, *events: m.Event) -> None:
         before, now = self.belief, self.clock.now
+        if now < self._away_until:
+            return
         self.log += [(now, e) for e in events]
         self.belief, orders = step(before, events, now, self.policy)
         self.log += [(now, o) for o in orders]

@@ -30,6 +30,7 @@ class Host:
     stale: dict[str, float] = field(default_factory=dict)  # raylet: until then its old links are
     away_until: float = 0.0  # for the head only: peers reach it
     slow_until: float = 0.0
+    stalled_until: float = 0.0  # slow, and no login begins
     lossy_until: float = 0.0
     loss: float = 0.0  # share of the checks that get no answer meanwhile
     delayed_until: float = 0.0

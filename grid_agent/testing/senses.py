@@ -3,7 +3,7 @@
 from functools import partial
 
 from grid_agent.core import messages as m
-from grid_agent.core.seen import Raylet
+from grid_agent.core.seen import NO_FACTS, HostFacts, Raylet
 from grid_agent.core.terms import Miss
 from grid_agent.testing.world import World
 
@@ -84,10 +84,14 @@ class Senses(World):
         host = self.hosts[name]
         if self.clock.now < max(host.cut_until, host.away_until):
             return self._deliver(m.HostUnreachable(name, "head", "no route to host"))
+        if self.clock.now < host.stalled_until:
+            return self._deliver(m.LookFailed(name, "head", "login_timeout"))
         if self.chances.look_lies and self.rng.random() < self.chances.look_lies:
             return self._deliver(m.HostLooked(name, "head", ()))
-        found = (Raylet(p.number, p.node_id, 1, "T" if p.hung else "S") for p in self.hosts[name].raylets)
-        return self._deliver(m.HostLooked(name, "head", tuple(found)))
+        found = (Raylet(p.number, p.node_id, 1, "T" if p.hung else "S") for p in host.raylets)
+        slow = self.clock.now < host.slow_until or any(p.hung for p in host.raylets)
+        seen = HostFacts(port=1, listening=True, greets=not slow) if host.raylets else NO_FACTS
+        return self._deliver(m.HostLooked(name, "head", tuple(found), facts=seen))
 
     def _ask_peer(self, name: str, node_id: str, by: str) -> None:
         """A peer checks: what it sees, where it can be asked itself."""
@@ -117,5 +121,7 @@ class Senses(World):
 
     def _runs_tasks(self, name: str, node_id: str) -> bool:
         host, p = self.hosts[name], self.hosts[name].process(node_id)
-        reached = self.clock.now >= max(host.cut_until, host.busy_until, host.stale.get(node_id, 0.0))
+        reached = self.clock.now >= max(
+            host.cut_until, host.busy_until, host.stale.get(node_id, 0.0), self.gcs_silent_until
+        )
         return reached and p is not None and not p.hung and bool(p.listed)

@@ -54,6 +54,11 @@ class World:
         """Make the node miss its heartbeats for a while, though nothing is wrong with it."""
         self.hosts[name].slow_until = self.clock.now + seconds
 
+    def stall(self, name: str, seconds: float) -> None:
+        """Its disk stands still: the kernel accepts connections; neither raylet nor login answers."""
+        self.slow(name, seconds)
+        self.hosts[name].stalled_until = self.clock.now + seconds
+
     def cut(self, names: Iterable[str], seconds: float) -> None:
         """Take these hosts off the network; their processes live on. Below `unreachable_s` nobody may die.
 

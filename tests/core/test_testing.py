@@ -136,3 +136,38 @@ def test_the_world_notices_two_raylets_of_one_name_and_a_restart_without_need() 
     assert cluster.doubles == ["gpu1"]
     cluster._carry_out(m.RestartWorker("gpu2", "head", 1, cluster.hosts["gpu2"].raylets[0].node_id))
     assert cluster.false_repairs == ["gpu2"]
+
+
+def test_an_agent_that_is_away_hears_nothing_and_its_successor_goes_on() -> None:
+    cluster = settled()
+    cluster.kill("gpu1")
+    cluster.run(0.001)
+    begun = cluster.clock.now
+    cluster.restart_agent(20.0)
+    cluster.run(19.9)
+    assert not [at for at, _ in cluster.log if at > begun]
+    assert cluster.state("gpu1") is State.ALIVE  # as far as anybody knows
+    cluster.run(60)
+    assert [found.node for found in cluster.found] == ["gpu1"]
+    assert cluster.state("gpu1") is State.ALIVE
+    assert cluster.belief.started_at == begun + 20.0
+
+
+def test_a_host_whose_disk_stalls_takes_no_login_and_is_well_afterwards() -> None:
+    cluster = settled()
+    cluster.stall("gpu1", 40.0)
+    cluster.run(39)
+    assert cluster.belief.nodes["gpu1"].look_trouble == ("head", "login_timeout")
+    assert cluster.state("gpu1") is State.SUSPECT
+    cluster.run(20)
+    assert cluster.state("gpu1") is State.ALIVE
+    assert cluster.found == []
+
+
+def test_no_task_runs_while_the_gcs_is_silent() -> None:
+    cluster = settled()
+    life = cluster.hosts["gpu1"].raylets[0].node_id
+    cluster.gcs_outage(5.0)
+    assert not cluster._runs_tasks("gpu1", life)
+    cluster.run(6)
+    assert cluster._runs_tasks("gpu1", life)

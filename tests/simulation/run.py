@@ -73,6 +73,8 @@ def disturb(cluster: SimulatedCluster) -> str:
     kinds = {
         "raylet paused": partial(cluster.hang, name, dice.uniform(2, 60)),
         "node slow": partial(cluster.slow, name, dice.uniform(2, 60)),
+        "disk stalls": partial(cluster.stall, name, dice.uniform(2, 60)),
+        "agent restarted": partial(cluster.restart_agent, dice.uniform(1, 40)),
         "node busy": partial(cluster.busy, name, dice.uniform(5, 50)),
         "link loses 30 %": partial(cluster.lossy, name, 60, 0.3),
         "answers late by 0.2-1.5 s": partial(cluster.delayed, name, 60),
