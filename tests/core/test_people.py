@@ -83,7 +83,7 @@ def test_a_cordoned_node_is_watched_and_not_touched_whatever_becomes_of_it() -> 
     assert story.orders == []
     story.see(said(V.UNCORDON, "gpu1"), story.listing(row("gpu1", alive=False)))
     assert story.state("gpu1") is State.JOINING
-    story.pass_time(70, no_process("gpu1"))
+    story.pass_time(70, story.listing(), no_process("gpu1"))
     assert len(story.given(m.RestartWorker)) == 1  # let go, and found to be dead
 
 
