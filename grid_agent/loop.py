@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grid_agent import failpoints, ports
-from grid_agent.core import gpu_policy, redact, report
 from grid_agent.core import messages as m
+from grid_agent.core import redact, report
 from grid_agent.core.model import Belief
 from grid_agent.core.policy import Policy
 from grid_agent.core.rest import at_rest
@@ -254,9 +254,7 @@ class Loop:
 
     async def probe(self) -> None:
         """One sweep of the probe actors on the nodes that are ALIVE."""
-        live = [
-            n for n in self.belief.nodes.values() if n.state is State.ALIVE and not gpu_policy.draining(n)
-        ]
+        live = [n for n in self.belief.nodes.values() if n.state is State.ALIVE and not n.drained]
         self.feed(*await self._edges.probes.sweep(live))
 
     async def keep_ready(self) -> None:

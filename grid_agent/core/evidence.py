@@ -13,6 +13,7 @@ from grid_agent.core import awareness, gpus, proofs, silence
 from grid_agent.core import messages as m
 from grid_agent.core.model import Belief, NodeBelief, Observer
 from grid_agent.core.seen import Heartbeat, HostView, Incarnation, PeerView
+from grid_agent.core.terms import State
 
 TELL_AGAIN_S = 5.0
 
@@ -34,6 +35,14 @@ def fold(belief: Belief, event: m.Event, now: float) -> Belief:
         case _:
             node = belief.nodes.get(event.node)
             return belief if node is None else put(belief, _node(belief, node, event, now))
+
+
+def listed(belief: Belief, node: NodeBelief) -> bool:
+    """The GCS answers, and has answered us since we began to follow this node."""
+    silent, answered_at = belief.observer.gcs_silent_since, belief.observer.gcs_answered_at
+    if silent is not None or answered_at is None:
+        return False
+    return node.state is not State.JOINING or answered_at > node.since
 
 
 class _OwnTable(dict[str, NodeBelief]):

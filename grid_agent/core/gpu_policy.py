@@ -37,17 +37,11 @@ def act(
     return belief, tuple(orders)
 
 
-def draining(node: NodeBelief) -> bool:
-    """Its present raylet has been told to take no new work."""
-    known = node.incarnation
-    return known is not None and node.gpus.drained_id == known.node_id
-
-
 def sick_in_quarantine(node: NodeBelief) -> bool:
     """It was put into quarantine, its raylet is still there, and its last sweep was not clean."""
     ours = node.cordon is not None and node.cordon.by == BY
     there = bool(node.listed_alive) and node.heartbeat.misses == 0
-    return ours and there and draining(node) and bool(node.gpus.found)
+    return ours and there and node.drained and bool(node.gpus.found)
 
 
 def _act(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> tuple[Belief, tuple[m.Order, ...]]:
@@ -58,7 +52,7 @@ def _act(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> tuple[
             return _quarantine(belief, node, found, now, policy)
     excluded = _excluded(node, policy)
     known = node.gpus
-    if draining(node):
+    if node.drained:
         return _hurry(belief, node, now, policy)
     if excluded == known.excluded:
         belief = evidence.put(belief, _well(node, None)) if known.well_since_at is not None else belief
@@ -160,9 +154,9 @@ def refusal(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> str
         if no not in OF_DEATHS:
             return guard.explain(no, belief, node, now, policy)
     others = [n for n in belief.nodes.values() if n.role == "worker" and n is not node]
-    if any(draining(n) and n.state is not State.CORDONED for n in others):
+    if any(n.drained and n.state is not State.CORDONED for n in others):
         return "another node is being drained; one at a time"
-    if not any(n.state is State.ALIVE and not draining(n) for n in others):
+    if not any(n.state is State.ALIVE and not n.drained for n in others):
         return "no other worker is ALIVE"
     return None
 

@@ -28,6 +28,11 @@ def open_for(belief: Belief, node: NodeBelief, now: float, window_s: float) -> B
     return begin(belief, node, now, Phase.FIRING)
 
 
+def of(belief: Belief, node: NodeBelief) -> Incident | None:
+    """The incident that this node is part of, if any; that of its GPUs is another one."""
+    return belief.incidents.get(node.incident_id) if node.incident_id is not None else None
+
+
 def begin(belief: Belief, node: NodeBelief, now: float, phase: Phase, cause: Cause | None = None) -> Belief:
     """Open an incident for this node alone, under its own cause or under `cause`."""
     incident = Incident(
@@ -86,7 +91,7 @@ def rephase(belief: Belief) -> Belief:
 
 def recast(belief: Belief, node: NodeBelief) -> Belief:
     """More is known now: the node's own open incident takes its present cause and evidence."""
-    incident = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
+    incident = of(belief, node)
     if incident is None or not incident.open or incident.nodes != (node.name,) or node.cause is None:
         return belief
     if incident.cause is node.cause:
@@ -97,7 +102,7 @@ def recast(belief: Belief, node: NodeBelief) -> Belief:
 
 def add(belief: Belief, node: NodeBelief, text: str, now: float, phase: Phase | None = None) -> Belief:
     """Add a line to the node's open incident (if any), and set its phase where given."""
-    incident = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
+    incident = of(belief, node)
     if incident is None or not incident.open:
         return belief
     steps = _with(incident, now, text, node.name)
@@ -107,7 +112,7 @@ def add(belief: Belief, node: NodeBelief, text: str, now: float, phase: Phase | 
 
 def resolve(belief: Belief, node: NodeBelief, text: str, now: float) -> Belief:
     """The node is back: detach it, and resolve its incident when it was the last one."""
-    incident = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
+    incident = of(belief, node)
     belief = evidence.put(belief, replace(node, incident_id=None))
     if incident is None or not incident.open:
         return belief

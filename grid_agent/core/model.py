@@ -146,6 +146,11 @@ class NodeBelief:
         return self.incarnation is not None and self.answered_id == self.incarnation.node_id
 
     @property
+    def drained(self) -> bool:
+        """Its present incarnation was told, as the file says for its GPUs, to take no new work."""
+        return self.incarnation is not None and self.gpus.drained_id == self.incarnation.node_id
+
+    @property
     def in_flight(self) -> bool:
         """A repair of this node is under way."""
         return bool(self.attempts) and self.attempts[-1].ended_at is None

@@ -49,7 +49,7 @@ def prepare(
     belief: Belief, node: NodeBelief, now: float, policy: Policy
 ) -> tuple[Belief, tuple[m.Order, ...], bool]:
     """Return the belief, what to do first, and whether the node is ready to be restarted."""
-    if node.incarnation is None and node.state is State.JOINING and not _listed_since(belief, node.since):
+    if node.incarnation is None and not evidence.listed(belief, node):
         return belief, (), False  # it may run: we have only just begun to follow it
     if not running(node) or node.incarnation is None:
         return belief, (), True
@@ -69,11 +69,6 @@ def prepare(
     return evidence.put(belief, node), tuple(orders), False
 
 
-def _listed_since(belief: Belief, at: float) -> bool:
-    listed_at = belief.observer.gcs_answered_at
-    return listed_at is not None and listed_at > at
-
-
 def look_again(belief: Belief, node: NodeBelief, now: float) -> tuple[Belief, tuple[m.Order, ...]]:
     """List anew what is in the way of a node that waits to be restarted: it may be over by now."""
     if node.incarnation is None or (node.work_asked_at is not None and now - node.work_asked_at < HELD_S):
@@ -89,9 +84,7 @@ def forget(node: NodeBelief, refused: str | None = None) -> NodeBelief:
 
 def over(node: NodeBelief) -> NodeBelief:
     """The node without what was listed and drained for a restart that is not needed any more."""
-    if node.asked is not None or (node.work, node.work_asked_at, node.drain_ends_at) == (None, None, None):
-        return node
-    return replace(node, work=None, work_asked_at=None, drain_ends_at=None)
+    return node if node.asked is not None else forget(node, node.ask_refused)
 
 
 def declined(node: NodeBelief, no: Refusal | None, now: float, policy: Policy) -> bool:

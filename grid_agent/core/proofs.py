@@ -46,6 +46,4 @@ def _in_vain(belief: Belief, node: NodeBelief, begun_at: float, now: float) -> b
 
 def _drained(node: NodeBelief, now: float) -> bool:
     """Ray was asked to give its present incarnation no task."""
-    known = node.incarnation
-    by_policy = known is not None and node.gpus.drained_id == known.node_id
-    return by_policy or (node.drain_ends_at is not None and now < node.drain_ends_at)
+    return node.drained or (node.drain_ends_at is not None and now < node.drain_ends_at)

@@ -170,7 +170,7 @@ def action(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> str 
 
 
 def _unclear(belief: Belief, node: NodeBelief) -> bool:
-    told = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
+    told = incidents.of(belief, node)
     return told is not None and told.cause is Cause.NOT_CLEAR
 
 

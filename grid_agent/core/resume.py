@@ -86,10 +86,8 @@ def _doubted(node: NodeBelief) -> NodeBelief:
     if node.cause in SILENT:
         node = replace(node, heartbeat=Heartbeat(silent_since=node.failed_at))
     # The word to Ray may never have been sent; sent twice it does nothing.
-    known = node.incarnation
     # One that Ray drains gets no task, and could never be proven.
-    drained = known is not None and node.gpus.drained_id == known.node_id
-    return replace(node, proven_id=node.proven_id if drained else None, told_id=None)
+    return replace(node, proven_id=node.proven_id if node.drained else None, told_id=None)
 
 
 def _ended(node: NodeBelief, attempt: Attempt) -> NodeBelief:

@@ -108,7 +108,7 @@ def _judge(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Beli
         return people.cordon(belief, node, now)
     if _usable(node):
         return _back(belief, node, now)
-    if node.incarnation is None and not _listing(belief, node):
+    if node.incarnation is None and not evidence.listed(belief, node):
         return belief  # that the GCS does not list it is only known while the GCS answers
     if node.state is State.ALIVE and not _proven(node):
         belief = evidence.put(belief, replace(lifecycle.move(node, State.JOINING, now, None), evidence=()))
@@ -135,14 +135,6 @@ def _died(belief: Belief, node: NodeBelief, found: verdict.Verdict, now: float, 
     dead = lifecycle.move(node, State.DEAD, now, found.cause)
     dead = replace(dead, evidence=found.evidence, verdict_stands=True)
     return repair.died(belief, dead, now, policy)
-
-
-def _listing(belief: Belief, node: NodeBelief) -> bool:
-    """The GCS answers, and has answered us since we began to follow this node."""
-    silent, answered_at = belief.observer.gcs_silent_since, belief.observer.gcs_answered_at
-    if silent is not None or answered_at is None:
-        return False
-    return node.state is not State.JOINING or answered_at > node.since
 
 
 def _described(node: NodeBelief) -> NodeBelief:

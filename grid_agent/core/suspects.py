@@ -12,7 +12,7 @@ from grid_agent.core.terms import NOT_OURS, Cause
 
 def report(belief: Belief, node: NodeBelief, now: float, policy: Policy) -> Belief:
     """A way to a suspect is broken, or no verdict comes: a person must hear of it once it has lasted."""
-    known = belief.incidents.get(node.incident_id) if node.incident_id is not None else None
+    known = incidents.of(belief, node)
     if known is not None:
         return _seen_anew(belief, node, known, now)
     caused_s = 0.0 if node.cause_since is None else now - node.cause_since

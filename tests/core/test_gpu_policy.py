@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.settings import Node
-from grid_agent.core import codec, gpu_policy, people, report
+from grid_agent.core import codec, people, report
 from grid_agent.core import messages as m
 from grid_agent.core.gpu_model import Finding, Gpu, GpuBelief, Library, Reading, Sweep
 from grid_agent.core.incident_model import Phase
@@ -339,7 +339,7 @@ def test_whatever_happens(happens: list[tuple[str, str]], actions: list[GpuActio
 
 def hold_together(story: Story) -> None:
     nodes = story.belief.nodes.values()
-    leaving = [n for n in nodes if gpu_policy.draining(n) and n.state is not State.CORDONED]
+    leaving = [n for n in nodes if n.drained and n.state is not State.CORDONED]
     assert len(leaving) <= 1
     assert all(d.node != "head" for d in planned(story))
     for node in nodes:
